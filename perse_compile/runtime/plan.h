@@ -1,0 +1,106 @@
+/* plan.h - what the compiler's generated plan.c gives the runtime. Not for apps; they include perse.h.
+ *
+ * All tensors are float32, batch 1 unless said; images are HWC on the device. Functions return 0 or, when
+ * a kernel refused, non-zero (PERSE_KERNEL_FAILED). `arena` is scratch memory of the caller, 64-byte
+ * aligned; `weights` is the weights section of backbone.bin, 4096-byte aligned, read-only. */
+#ifndef PERSE_PLAN_H
+#define PERSE_PLAN_H
+#include <stddef.h>
+#include <stdint.h>
+
+#define PERSE_FORMAT_VERSION 1u
+
+/* Parameters of one head, pointers into the live pack. F = features, K = classes. */
+typedef struct {
+    float *shift;  /* [F] */
+    float *scale;  /* [F] */
+    float *weight; /* [F][K] */
+    float *bias;   /* [K] */
+} perse_head;
+
+/* One batch of one head's training step. Rows past the end of the data have hard = soft = 0.
+ * loss = -sum(hard * log_softmax(z)) - sum(soft * log_softmax(z * inverse_temperature))
+ *        + decay/2 * (|weight - anchor.weight|^2 + |bias - anchor.bias|^2)
+ * with z the head's logits. Then v = momentum*v + gradient; p = p - learning_rate*v. */
+typedef struct {
+    const float *features; /* [B][F] raw pooled features */
+    const float *hard;     /* [B][K] one-hot * weight of the sample / number of samples */
+    const float *soft;     /* [B][K] teacher's probabilities * weight * T^2 / number of samples */
+    float inverse_temperature, learning_rate, momentum, decay;
+    const perse_head *head;   /* weight and bias are updated in place */
+    const perse_head *anchor; /* the head that decay pulls towards */
+    float *velocity_weight;   /* [F][K], in place */
+    float *velocity_bias;     /* [K], in place */
+    float *loss;              /* [1] */
+} perse_step;
+
+typedef struct {
+    const char *name; /* "exit0", ..., the last is "final" */
+    const char *tap;
+    uint32_t features;         /* F */
+    uint64_t stage_macs;       /* of the backbone since the tap before */
+    uint64_t head_macs;        /* pool and head */
+    uint64_t train_arena_size; /* bytes that train() needs */
+    int (*stage)(uint8_t *arena, const uint8_t *weights);                  /* from the tap before to this tap */
+    int (*pool)(uint8_t *arena, const uint8_t *weights, float *features);  /* tap -> features; leaves the tap intact */
+    int (*head)(uint8_t *arena, const float *features, const perse_head *head, float *logits);
+    int (*train)(uint8_t *train_arena, const perse_step *step);
+} perse_exit_plan;
+
+typedef struct {
+    const char *name;    /* "resnet50" */
+    const char *target;  /* "arm64-android" */
+    const char *version; /* of perse-compile */
+    uint32_t height, width, channels, classes, exits;
+    uint32_t train_batch;    /* B */
+    uint32_t backbone_crc32; /* of all of backbone.bin after its header: which weights this code was built for */
+    uint64_t backbone_size;  /* of the file */
+    uint64_t arena_size;     /* bytes */
+    int (*input_u8)(uint8_t *arena, const uint8_t *weights, const uint8_t *image);  /* HWC pixels: normalises */
+    int (*input_f32)(uint8_t *arena, const uint8_t *weights, const float *image);   /* HWC, already normalised */
+    const perse_exit_plan *exit; /* [exits] */
+} perse_plan;
+
+extern const perse_plan perse_the_plan;
+
+/* backbone.bin: this header, then sections. Little-endian. crc32 is zlib's. Sections start at multiples of
+ * 4096. Never written on the device. */
+typedef struct {
+    char magic[8]; /* "PERSEBIN" */
+    uint32_t version;
+    uint32_t crc32;  /* of bytes [64, length) */
+    uint64_t length; /* of the file */
+    uint64_t weights_offset, weights_size;
+    uint64_t pack_offset, pack_size;   /* the factory pack, in the format of heads.pack */
+    uint32_t probe_offset_pages;       /* offset / 4096 of: uint8 image [H][W][C] each padded to 64 bytes, then float logits
+                                        * [probes][exits][K] starting 64-byte aligned, PyTorch's answer with factory heads */
+    uint32_t probes;
+} perse_backbone_header;
+
+/* heads.pack: this header, then per exit a perse_pack_exit followed by shift, scale, weight, bias as floats. */
+typedef struct {
+    char magic[8]; /* "PERSEPAK" */
+    uint32_t version;
+    uint32_t crc32;  /* of bytes [64, length) */
+    uint64_t length; /* of the file */
+    uint32_t exits, classes;
+    uint32_t backbone_crc32; /* the backbone these heads belong to */
+    uint32_t generation;     /* 0 = factory; +1 with every personalisation that went live */
+    uint8_t reserved[24];    /* 0 */
+} perse_pack_header;
+
+typedef struct {
+    uint32_t features;
+    uint32_t enabled;  /* 0 or 1; the final exit is always 1 */
+    float temperature; /* > 0 */
+    float threshold;   /* top-1 confidence at which the answer is taken; ignored for the final exit */
+    uint8_t reserved[16]; /* 0 */
+} perse_pack_exit;
+
+_Static_assert(sizeof(perse_backbone_header) == 64, "format");
+_Static_assert(sizeof(perse_pack_header) == 64, "format");
+_Static_assert(sizeof(perse_pack_exit) == 32, "format");
+
+/* Set by the runtime before any kernel runs; referenced by TVM's object code. */
+extern void *__TVMBackendParallelLaunch, *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace;
+#endif
