@@ -51,6 +51,7 @@ typedef struct {
     const char *name;    /* "resnet50" */
     const char *target;  /* "arm64-android" */
     const char *version; /* of perse-compile */
+    const char *const *class_names; /* [classes] */
     uint32_t height, width, channels, classes, exits;
     uint32_t train_batch;    /* B */
     uint32_t backbone_crc32; /* of all of backbone.bin after its header: which weights this code was built for */
