@@ -1,0 +1,1 @@
+"""From a program to scheduled kernels and the straight-line plans that call them. Imports tvm."""
