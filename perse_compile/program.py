@@ -3,15 +3,22 @@
 A program is one multi-exit network: a torch.fx graph of `perse_compile.ops` over named float32 tensors,
 and, as passes add them, its cut points, exits, stages and training graphs. It is saved as one
 safetensors file (`.perse`) whose metadata holds everything but the tensors as checked JSON.
+
+Tensors are buffers of the module under their dotted names (`layer1.0.conv1.weight`), held by nested
+plain modules, so that `get_attr` nodes and `state_dict()` know them by the same name.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx, nn
+
+from perse_compile import graph_json, safe_file
+from perse_compile.errors import PassError, ProgramError
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,10 @@ class Exit:
 class Stage:
     """Backbone between two taps: straight-line, ends at the tap of the exit of the same position."""
 
-    name: str
+    name: str  # of the exit it ends at
     input: str  # node
     output: str  # node (the tap)
-    nodes: list[str]  # in order, `output` the last
+    nodes: list[str]  # in order, with the get_attr nodes it reads, `output` the last
 
 
 @dataclass
@@ -77,7 +84,93 @@ class Program:
     provenance: dict[str, Any] = field(default_factory=dict)  # model, weights, versions, training
     passes: list[str] = field(default_factory=list)  # names of the passes applied, in order
 
-    def node(self, name: str) -> fx.Node: ...
-    def save(self, path: Path) -> None: ...
+    def node(self, name: str) -> fx.Node:
+        for node in self.module.graph.nodes:
+            if node.name == name:
+                return node
+        raise PassError(f"no node named {name!r} in {self.name}; `perse-compile insert-exits MODEL --list` lists them")
+
+    def exit(self, name: str) -> Exit:
+        for exit in self.exits:
+            if exit.name == name:
+                return exit
+        raise PassError(f"no exit named {name!r} in {self.name}; it has {', '.join(e.name for e in self.exits) or 'none'}")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by dotted name."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+    def tensor(self, name: str) -> Tensor:
+        tensors = self.tensors()
+        if name not in tensors:
+            raise PassError(f"no tensor named {name!r} in {self.name}")
+        return tensors[name]
+
+    def set_tensor(self, name: str, tensor: Tensor) -> None:
+        set_tensor(self.module, name, tensor)
+
+    def save(self, path: Path) -> None:
+        """Write the whole program; the same program gives the same bytes. An old file stays until the new one is complete."""
+        body = {
+            "name": self.name,
+            "graph": graph_json.encode(self.module.graph),
+            "input": asdict(self.input),
+            "classes": self.classes,
+            "cuts": [asdict(cut) for cut in self.cuts],
+            "exits": [asdict(exit) for exit in self.exits],
+            "stages": [asdict(stage) for stage in self.stages],
+            "training": {name: graph_json.encode(graph) for name, graph in self.training.items()},
+            "provenance": self.provenance,
+            "passes": self.passes,
+        }
+        used = {str(node.target) for node in self.module.graph.nodes if node.op == "get_attr"}
+        safe_file.write(Path(path), body, {name: t for name, t in self.tensors().items() if name in used})
+
     @classmethod
-    def load(cls, path: Path) -> Program: ...
+    def load(cls, path: Path) -> Program:
+        """Read a program after checking every byte of it."""
+        body, tensors = safe_file.read(Path(path))
+        try:
+            spec = body["input"]
+            return cls(
+                name=body["name"],
+                module=make_module(graph_json.decode(body["graph"]), tensors, body["name"]),
+                input=InputSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])}),
+                classes=body["classes"],
+                cuts=[CutPoint(**{**cut, "shape": tuple(cut["shape"])}) for cut in body["cuts"]],
+                exits=[Exit(**exit) for exit in body["exits"]],
+                stages=[Stage(**stage) for stage in body["stages"]],
+                training={name: graph_json.decode(graph) for name, graph in body["training"].items()},
+                provenance=body["provenance"],
+                passes=body["passes"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ProgramError(f"{path} does not describe a program ({error}); run insert-exits again") from error
+
+
+def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Register a buffer under a dotted name, making the modules on the way."""
+    *path, leaf = name.split(".")
+    for part in path:
+        child = module._modules.get(part)
+        if child is None:
+            child = nn.Module()
+            module.add_module(part, child)
+        module = child
+    module._parameters.pop(leaf, None)
+    module._buffers.pop(leaf, None)
+    module.register_buffer(leaf, tensor.detach().contiguous())
+
+
+def make_module(graph: fx.Graph, tensors: dict[str, Tensor], name: str) -> fx.GraphModule:
+    """A graph and the tensors that its get_attr nodes name, as one module in evaluation mode."""
+    root = nn.Module()
+    for target in dict.fromkeys(_targets(graph)):
+        if target not in tensors:
+            raise KeyError(f"no tensor {target}")
+        set_tensor(root, target, tensors[target])
+    return fx.GraphModule(root, graph, class_name="Network").eval()
+
+
+def _targets(graph: fx.Graph) -> Iterable[str]:
+    return (str(node.target) for node in graph.nodes if node.op == "get_attr")

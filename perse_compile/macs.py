@@ -1,0 +1,47 @@
+"""What one node costs, in multiply-accumulates for batch 1. Needs shapes."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from torch import fx
+
+from perse_compile.program import Program
+
+
+def node_macs(node: fx.Node) -> int:
+    """Convolutions, linear layers, heads, per-channel affines and pools count; elementwise operations are free."""
+    if node.op != "call_function":
+        return 0
+    name = node.target.__name__  # type: ignore[union-attr]
+    args: tuple[Any, ...] = node.args
+    out, source = prod(node.meta["shape"]), prod(args[0].meta["shape"]) if isinstance(args[0], fx.Node) else 0
+    if name in ("conv2d", "linear"):
+        return out * prod(args[1].meta["shape"][1:])
+    if name == "head":
+        return prod(args[3].meta["shape"])
+    if name in ("max_pool2d", "avg_pool2d"):
+        return out * prod(args[1])
+    if name == "pool_features" and len(args[0].meta["shape"]) == 1:
+        return 0
+    return {
+        "affine": out, "layer_norm": 4 * out,
+        "adaptive_avg_pool2d": source, "adaptive_max_pool2d": source, "mean": source, "pool_features": source,
+    }.get(name, 0)  # fmt: skip
+
+
+def cumulative_macs(graph: fx.Graph) -> dict[str, int]:
+    """Name of every node -> cost of the graph up to and including it."""
+    sums, running = {}, 0
+    for node in graph.nodes:
+        running += node_macs(node)
+        sums[node.name] = running
+    return sums
+
+
+def head_macs(program: Program, exit: str) -> int:
+    """Pool and head of one exit."""
+    heads: Any = program.module.graph.output_node().args[0]
+    head = heads[[e.name for e in program.exits].index(exit)]
+    return node_macs(head) + node_macs(head.args[0])

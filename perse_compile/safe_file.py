@@ -1,0 +1,102 @@
+"""The `.perse` container: a safetensors file with one metadata entry, checked as a whole before anything is used.
+
+metadata["perse"] is JSON {"version", "sha256", "program"}; the digest covers the program's JSON and, in order
+of their names, every tensor's name, shape and bytes. One entry only: safetensors writes several in no fixed order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from perse_compile.errors import ProgramError
+
+VERSION = 1
+
+
+def write(path: Path, body: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    envelope = {"version": VERSION, "sha256": _digest(body, tensors), "program": body}
+    # Own copies in order of names: safetensors refuses shared storage, and the order decides the bytes.
+    own = {name: tensors[name].detach().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)}
+    atomic_write(path, save_tensors(own, {"perse": json.dumps(envelope, sort_keys=True, allow_nan=False)}))
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ProgramError(f"cannot read {path}: {error.strerror}; make it with `perse-compile insert-exits MODEL`") from error
+    again = f"{path} is damaged; run insert-exits again"
+    metadata = _metadata(data)
+    if metadata is None:
+        raise ProgramError(f"{path} is not a .perse program, or is damaged at its start; run insert-exits again")
+    try:
+        envelope = json.loads(metadata)
+        version, sha256, body = envelope["version"], envelope["sha256"], envelope["program"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProgramError(again) from error
+    if version != VERSION:
+        raise ProgramError(
+            f"{path} is of program version {version}, this perse-compile reads {VERSION}; run insert-exits again"
+        )
+    try:
+        tensors = load_tensors(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise ProgramError(f"{again} ({error})") from error
+    if _digest(body, tensors) != sha256:
+        raise ProgramError(f"{again} (checksum does not match)")
+    return body, tensors
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """The old file, or the new one complete; never something between."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise ProgramError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another place with -o (nothing was changed)"
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _metadata(data: bytes) -> str | None:
+    """The one entry of the safetensors header, or None if there is no such header."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        return None
+    try:
+        value = json.loads(data[8 : 8 + length])["__metadata__"]["perse"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _digest(body: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.numpy().reshape(-1).view("uint8").data)
+    return digest.hexdigest()
