@@ -64,8 +64,10 @@ typedef struct {
 
 extern const perse_plan perse_the_plan;
 
-/* backbone.bin: this header, then sections. Little-endian. crc32 is zlib's. Sections start at multiples of
- * 4096. Never written on the device. */
+/* backbone.bin: this header, then weights, pack, probes, in this order. Little-endian. crc32 is zlib's. The
+ * weights start at 4096, each later section at the first multiple of 4096 at or after the end of the one before,
+ * and the file ends with the last probe's logits (zeros up to the next multiple of 4096 may follow). The runtime
+ * insists on this, so that a flipped bit in the header is found too. Never written on the device. */
 typedef struct {
     char magic[8]; /* "PERSEBIN" */
     uint32_t version;
@@ -87,7 +89,8 @@ typedef struct {
     uint32_t exits, classes;
     uint32_t backbone_crc32; /* the backbone these heads belong to */
     uint32_t generation;     /* 0 = factory; +1 with every personalisation that went live */
-    uint8_t reserved[24];    /* 0 */
+    uint32_t header_crc32;   /* of the 40 bytes before this field; 0 = not given */
+    uint8_t reserved[20];    /* 0 */
 } perse_pack_header;
 
 typedef struct {
@@ -102,6 +105,11 @@ _Static_assert(sizeof(perse_backbone_header) == 64, "format");
 _Static_assert(sizeof(perse_pack_header) == 64, "format");
 _Static_assert(sizeof(perse_pack_exit) == 32, "format");
 
-/* Set by the runtime before any kernel runs; referenced by TVM's object code. */
+/* Set by the runtime (threads.c) before any kernel runs; referenced by TVM's object code. What a kernel reports
+ * through TVMFFIErrorSetRaisedFromCStrParts, which the runtime defines too, is what perse_detail() then says.
+ * Workspace of all kernels that run at once: PERSE_WORKSPACE bytes. Images, features, targets and heads reach
+ * the functions above 64-byte aligned. */
+#define PERSE_WORKSPACE (1u << 20)
 extern void *__TVMBackendParallelLaunch, *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace;
+void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count);
 #endif

@@ -1,0 +1,254 @@
+/* perse.h - run a multi-exit image classifier on a device, and make it its owner's.
+ *
+ * An artifact is a folder with backbone.bin (never written) and heads.pack (the person's heads). The classifier
+ * itself is code, linked with this library. From open to close:
+ *
+ *     size_t size = perse_memory_size(2);
+ *     void *memory = malloc(size);
+ *     perse *p;
+ *     perse_status status = perse_open(&p, "my-artifact", 2, memory, size);
+ *     if (status != PERSE_OK) { puts(perse_status_text(status)); puts(perse_detail()); }
+ *     perse_result result;
+ *     status = perse_run_u8(p, pixels, PERSE_CASCADE, &result, NULL);
+ *     ...
+ *     perse_close(p);
+ *     free(memory);
+ *
+ * To personalise: perse_features_u8 once per image of the person, perse_fit on all of them, perse_save_pack.
+ *
+ * The library never prints, never exits, and never allocates after open; memory is the caller's, of any
+ * alignment, and is free again after perse_close. One `perse` is for one thread at a time; several may be open.
+ * Results do not depend on the number of threads, bit for bit. Images are [height][width][channels]; logits are
+ * [classes] floats; features of one image are all exits' pooled features one after the other. */
+#ifndef PERSE_H
+#define PERSE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* code, what happened, what to do */
+#define PERSE_STATUS(X) \
+    X(PERSE_OK, "ok", "") \
+    X(PERSE_BAD_ARGUMENT, "argument out of range", "see perse.h") \
+    X(PERSE_OUT_OF_MEMORY, "memory too small", "give as much as the matching size function says") \
+    X(PERSE_NO_FILE, "no such file", "is this the artifact's folder?") \
+    X(PERSE_IO, "cannot read or write", "check the folder's permissions and the disk") \
+    X(PERSE_DISK_FULL, "disk full", "free some space and try again; the heads in use are as they were") \
+    X(PERSE_BUSY, "another process is saving heads here", "try again when it is done") \
+    X(PERSE_BAD_MAGIC, "not a perse file", "build the artifact again, or `perse reset` for heads.pack") \
+    X(PERSE_BAD_VERSION, "file version not supported", "build the artifact again with this version") \
+    X(PERSE_TRUNCATED, "file length is wrong", "copy the file again, or `perse rollback` for heads.pack") \
+    X(PERSE_BAD_LAYOUT, "file contents contradict themselves", "build the artifact again, or `perse reset` for heads.pack") \
+    X(PERSE_BAD_CHECKSUM, "file is damaged", "copy the file again, or `perse rollback` for heads.pack") \
+    X(PERSE_WRONG_BACKBONE, "backbone is not the one this program was built for", "keep an artifact's files together") \
+    X(PERSE_WRONG_PACK, "heads belong to another artifact", "`perse reset` brings back the factory heads") \
+    X(PERSE_NO_PREVIOUS, "no previous heads to roll back to", "`perse reset` brings back the factory heads") \
+    X(PERSE_THREAD_FAILED, "cannot start a thread", "ask for fewer threads") \
+    X(PERSE_NAN_INPUT, "input has NaN or infinite values", "check how the image was prepared") \
+    X(PERSE_KERNEL_FAILED, "a kernel failed", "this is a bug; report it with the artifact's manifest.json") \
+    X(PERSE_BAD_LABEL, "label out of range", "labels are class numbers from 0, or -1 for unknown") \
+    X(PERSE_TOO_FEW_SAMPLES, "too few samples", "give at least 20, a few of each class") \
+    X(PERSE_ONE_CLASS, "all samples are of one class", "add images of other classes; from one class nothing can be told apart") \
+    X(PERSE_DIVERGED, "training diverged", "use a smaller learning rate") \
+    X(PERSE_ABORTED, "stopped by the caller", "the heads in use are as they were")
+
+typedef enum {
+#define PERSE_STATUS_CODE(code, text, advice) code,
+    PERSE_STATUS(PERSE_STATUS_CODE)
+#undef PERSE_STATUS_CODE
+    PERSE_STATUS_COUNT
+} perse_status;
+
+const char *perse_status_text(perse_status status);   /* what happened */
+const char *perse_status_advice(perse_status status); /* what to do about it */
+const char *perse_detail(void); /* file or kernel that the last failure in this thread was about; may be "" */
+
+#define PERSE_TRY(call) \
+    do { \
+        perse_status perse_try_ = (call); \
+        if (perse_try_ != PERSE_OK) return perse_try_; \
+    } while (0)
+
+/* ---- open, close, look ---- */
+
+typedef struct perse perse;
+enum { PERSE_MAX_THREADS = 64 };
+
+/* threads: 1 .. PERSE_MAX_THREADS, the caller's own included; 0 = one per core. */
+size_t perse_memory_size(int threads);
+
+/* Checks both files in full before using them. Without a heads.pack the factory heads are used. */
+perse_status perse_open(perse **out, const char *folder, int threads, void *memory, size_t size);
+
+/* The same with the factory heads, whatever heads.pack is: for self-tests and repairs. */
+perse_status perse_open_factory(perse **out, const char *folder, int threads, void *memory, size_t size);
+
+void perse_close(perse *p); /* NULL is fine */
+
+typedef struct {
+    const char *name, *target, *version;
+    const char *const *class_names; /* [classes] */
+    uint32_t height, width, channels, classes, exits;
+    uint32_t features;    /* of one image, over all exits */
+    uint32_t train_batch; /* rows of a training batch */
+    uint32_t probes;      /* images with known answers in backbone.bin */
+    uint32_t generation;  /* of the heads: 0 = factory */
+    uint32_t threads;
+    uint64_t backbone_size, macs; /* bytes of the file; of the full network with its own classifier */
+} perse_info;
+
+typedef struct {
+    const char *name, *tap;
+    uint32_t features, feature_offset; /* its part of an image's features */
+    uint64_t stage_macs, head_macs;
+    bool enabled;
+    float temperature, threshold;
+} perse_exit_info;
+
+perse_info perse_get_info(const perse *p);
+perse_status perse_get_exit(const perse *p, int exit, perse_exit_info *out);
+perse_status perse_set_exit(perse *p, int exit, bool enabled, float temperature, float threshold); /* until close or save */
+
+/* A probe: its uint8 image, and PyTorch's logits [exits][classes] with the factory heads. */
+perse_status perse_get_probe(const perse *p, int probe, const uint8_t **image, const float **logits);
+
+/* ---- inference ---- */
+
+enum { PERSE_CASCADE = -1 }; /* the first enabled exit that is confident answers */
+
+typedef struct {
+    int label, exit;
+    float confidence; /* top-1 of softmax(logits / temperature) */
+    int stages;       /* stages executed, counted as they ran */
+} perse_result;
+
+/* exit: PERSE_CASCADE, or the exit that must answer. logits: NULL or [classes]. Float images are normalised ones. */
+perse_status perse_run_u8(perse *p, const uint8_t *image, int exit, perse_result *result, float *logits);
+perse_status perse_run_f32(perse *p, const float *image, int exit, perse_result *result, float *logits);
+
+/* Every exit's answer. results: [exits]; logits: NULL or [exits][classes]; features: NULL or [features]. */
+perse_status perse_observe_u8(perse *p, const uint8_t *image, perse_result *results, float *logits, float *features);
+perse_status perse_observe_f32(perse *p, const float *image, perse_result *results, float *logits, float *features);
+
+/* What training needs of an image; no head runs. features: [features]. */
+perse_status perse_features_u8(perse *p, const uint8_t *image, float *features);
+perse_status perse_features_f32(perse *p, const float *image, float *features);
+
+/* features: that exit's part only. */
+perse_status perse_head_logits(perse *p, int exit, const float *features, float *logits);
+
+/* Milliseconds of one walk through everything. stage, head: [exits]; head includes pooling. */
+perse_status perse_profile_u8(perse *p, const uint8_t *image, double *input, double *stage, double *head);
+
+/* ---- one training step ---- */
+
+typedef struct perse_training perse_training; /* one exit's velocity, and the weights that decay pulls towards */
+
+typedef struct {
+    const float *features; /* [train_batch][features of the exit] */
+    const float *hard;     /* [train_batch][classes]: one-hot * weight / samples in the batch; zero rows are padding */
+    const float *soft;     /* [train_batch][classes]: teacher's probabilities * weight * T*T / samples */
+    float inverse_temperature, learning_rate, momentum, decay; /* inverse_temperature = 1/T, of the soft part */
+} perse_batch;
+
+size_t perse_training_size(const perse *p, int exit);
+perse_status perse_train_begin(perse *p, int exit, void *memory, size_t size, perse_training **out);
+
+/* Changes the exit's head in use (not the file). loss, before the step, may be NULL. */
+perse_status perse_train_batch(perse_training *t, const perse_batch *batch, float *loss);
+
+/* ---- personalisation ---- */
+
+typedef struct {
+    uint32_t count;
+    const float *features; /* [count][features] */
+    const int32_t *labels; /* [count], -1 = unknown; NULL = all unknown */
+} perse_samples;
+
+/* Called often; not zero stops with PERSE_ABORTED. */
+typedef int (*perse_progress)(void *user, const char *phase, uint32_t done, uint32_t total);
+
+typedef struct {
+    uint32_t epochs, patience; /* patience: epochs without progress on the calibration slice before stopping */
+    float learning_rate, momentum, decay;
+    float teacher_temperature; /* T of the soft targets */
+    float label_weight;        /* a: share of the label in a labelled sample's loss, 0 .. 1 */
+    float calibrate, held_out; /* shares of the samples set aside; the rest trains */
+    float max_drop;            /* accuracy that early answers may lose against the final exit on the same samples */
+    uint64_t seed;
+    perse_progress progress;
+    void *user;
+} perse_fit_options;
+
+perse_fit_options perse_fit_defaults(void);
+
+#define PERSE_VERDICT(X) \
+    X(PERSE_BETTER, "the new heads are better and in use") \
+    X(PERSE_LESS_ACCURATE, "kept the old heads: the new ones are less accurate on the held-out samples") \
+    X(PERSE_NOT_BETTER, "kept the old heads: the new ones are neither more accurate nor cheaper") \
+    X(PERSE_UNLEARNABLE, "kept the old heads: the labels look random, nothing learnt from them holds on new images")
+#define PERSE_TEACHER(X) \
+    X(PERSE_TEACHER_FINAL, "final exit") \
+    X(PERSE_TEACHER_PERSONAL, "personalised final exit") \
+    X(PERSE_TEACHER_MEAN, "mean of exits") \
+    X(PERSE_TEACHER_PRIOR, "final exit, corrected for how often the person meets each class")
+#define PERSE_NAME(code, text) code,
+typedef enum { PERSE_VERDICT(PERSE_NAME) PERSE_VERDICT_COUNT } perse_verdict;
+typedef enum { PERSE_TEACHER(PERSE_NAME) PERSE_TEACHER_COUNT } perse_teacher;
+#undef PERSE_NAME
+const char *perse_verdict_text(perse_verdict verdict);
+const char *perse_teacher_text(perse_teacher teacher);
+
+/* Accuracy is agreement with the labels or, where there are none, with the teacher. */
+typedef struct {
+    double accuracy, cost; /* of the cascade; mean cost as a share of the full network's MACs */
+} perse_figures;
+
+typedef struct {
+    double accuracy_before, accuracy_after, share_before, share_after; /* share of samples that this exit answers */
+    bool new_head;                                                     /* its new head was not worse, and was taken */
+    bool enabled;
+    float temperature, threshold;
+    uint32_t epochs;
+    double first_loss, last_loss; /* mean over an epoch */
+} perse_exit_report;
+
+/* All figures are of the held-out slice, which neither trained nor calibrated anything. `after` is the new
+ * pack, also when the verdict was to keep the old one. */
+typedef struct {
+    perse_verdict verdict;
+    perse_teacher teacher;
+    bool labelled;
+    uint32_t train, calibrate, held_out;
+    perse_figures before, after;
+    perse_exit_report *exits; /* in: [exits] of the caller */
+    float *prior;             /* in: NULL or [classes] of the caller; how often the person meets each class */
+} perse_report;
+
+/* Trains every head on the samples, refits temperatures and thresholds, and puts the result in use only if it is
+ * better on held-out samples. Writes no file: perse_save_pack does. On any status but PERSE_OK nothing changed. */
+size_t perse_fit_size(const perse *p, uint32_t count); /* SIZE_MAX when there is no such amount */
+perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
+                       perse_report *report);
+
+/* Temperatures and thresholds only, from all of the samples, without a gate. Without labels the final exit is right. */
+size_t perse_calibrate_size(const perse *p, uint32_t count);
+perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, void *memory, size_t size,
+                             perse_report *report);
+
+/* ---- the pack on disk ---- */
+
+/* heads.pack is replaced in one step, and the one before kept as heads.pack.previous: whatever happens in between
+ * (full disk, kill -9, power), a valid heads.pack is there. */
+perse_status perse_save_pack(perse *p);
+perse_status perse_load_pack(perse *p);     /* back to what the file says */
+perse_status perse_rollback_pack(perse *p); /* swaps heads.pack and heads.pack.previous, and loads */
+perse_status perse_reset_pack(perse *p);    /* factory heads, in use and on disk */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
