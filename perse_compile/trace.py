@@ -1,0 +1,237 @@
+"""From a model's name to a traced program. The only importer of torchvision.
+
+MODEL is a name of torchvision's classification registry, or `package.module:factory` (the current folder is
+importable); the factory returns a module, whose attributes `input_size`, `channels`, `mean`, `std` and
+`class_names`, where it has them, say what its images are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import fx, nn
+
+from perse_compile import weights as weight_files
+from perse_compile.errors import ModelError
+from perse_compile.program import InputSpec, Program
+
+SEED = 0
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GRAY_MEAN, GRAY_STD = (0.449,), (0.226,)
+NOT_CNNS = ("vit_", "swin_", "maxvit")
+RANDOM_WEIGHTS = "random weights: the pretrained ones of {model} could not be had ({reason}); its answers mean nothing until it is trained"
+
+
+def list_models() -> list[str]:
+    """Names of torchvision's CNN classifiers."""
+    return [name for name in torchvision.models.list_models(module=torchvision.models) if not name.startswith(NOT_CNNS)]
+
+
+def trace_model(
+    model: str,
+    weights: str = "auto",
+    num_classes: int | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> Program:
+    """Find the model, give it weights, and trace it. Warnings are in provenance["warnings"]."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        if ":" in model:
+            network, facts = load_factory(model, weights, num_classes)
+        else:
+            network, facts = load_torchvision(model, weights, num_classes)
+    spec = input_spec(network, facts, input_size)
+    module = trace(network.eval(), model)
+    classes = class_names(network, facts, try_out(module, spec, model))
+    provenance = {
+        "model": model,
+        "weights": facts["weights"],
+        "warnings": facts["warnings"],
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+    }
+    return Program(model.rpartition(":")[2], module, spec, classes, provenance=provenance)
+
+
+# --- torchvision's registry -------------------------------------------------------------------------------
+
+
+def load_torchvision(model: str, weights: str, num_classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    names = torchvision.models.list_models(module=torchvision.models)
+    if model not in names:
+        close = difflib.get_close_matches(model, names, 3, 0.4)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ModelError(f"unknown model {model!r}; {hint}`perse-compile models` lists all; own ones are package.module:factory")
+    if model.startswith(NOT_CNNS):
+        raise ModelError(f"{model} is not a convolutional network, and no other kind can be compiled; `perse-compile models` lists them")
+    known = torchvision.models.get_model_weights(model).DEFAULT
+    facts: dict[str, Any] = {"preset": known.transforms(), "meta": None, "warnings": [], "weights": {"source": "random", "seed": SEED}}
+
+    def build(classes: int | None, pretrained: bool = False) -> nn.Module:
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        if model in ("googlenet", "inception_v3"):
+            options |= {"aux_logits": False, "init_weights": False, "transform_input": pretrained}
+        network: nn.Module = torchvision.models.get_model(model, weights=None, **options)
+        return network
+
+    if weights == "none":
+        return build(num_classes), facts
+    if weights in ("auto", "default"):
+        state = weight_files.pretrained(known.url)
+        if isinstance(state, str):
+            if weights == "default":
+                raise ModelError(f"pretrained weights of {model} cannot be had ({state}); go online once, or use --weights none or a file")
+            facts["warnings"].append(RANDOM_WEIGHTS.format(model=model, reason=state))
+            return build(num_classes), facts
+        network = build(num_classes, pretrained=True)
+        left_out = weight_files.fill(network, state, model, new_classifier=num_classes is not None)
+        facts["weights"] = {"source": "pretrained", "name": known.name}
+        if left_out:
+            facts["warnings"].append(f"the classifier of {model} is new and random ({', '.join(left_out)}); train it before use")
+        else:
+            facts["meta"] = known.meta
+        return network, facts
+    of_torchvision = Path(weights).name in {os.path.basename(w.url) for w in torchvision.models.get_model_weights(model)}
+    network = weight_files.build_for_file(Path(weights), lambda k: build(k, of_torchvision), num_classes, model)
+    facts["weights"] = file_facts(Path(weights))
+    facts["meta"] = known.meta if of_torchvision else None
+    return network, facts
+
+
+# --- own models -------------------------------------------------------------------------------------------
+
+
+def load_factory(model: str, weights: str, num_classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    factory = find_factory(model)
+    takes_classes = "num_classes" in inspect.signature(factory).parameters
+    if num_classes is not None and not takes_classes:
+        raise ModelError(f"{model} takes no num_classes; leave --num-classes out, or give the factory that parameter")
+
+    def build(classes: int | None) -> nn.Module:
+        try:
+            network = factory(num_classes=classes) if takes_classes and classes is not None else factory()
+        except Exception as error:
+            raise ModelError(f"{model} failed at {place_in_model(error)}: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise ModelError(f"{model} returned a {type(network).__name__}; it must return a torch.nn.Module")
+        return network
+
+    facts: dict[str, Any] = {"preset": None, "meta": None, "warnings": [], "weights": {"source": "factory"}}
+    if weights in ("auto", "default", "none"):
+        return build(num_classes), facts
+    facts["weights"] = file_facts(Path(weights))
+    return weight_files.build_for_file(Path(weights), build, num_classes, model, takes_classes), facts
+
+
+def find_factory(model: str) -> Callable[..., Any]:
+    module_name, _, name = model.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ModelError(f"no module named {error.name!r} for model {model}; run where it can be imported") from error
+    except Exception as error:
+        raise ModelError(f"importing {module_name} failed at {place_in_model(error)}: {error}") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        close = difflib.get_close_matches(name, [n for n, v in vars(module).items() if callable(v)], 3, 0.4)
+        raise ModelError(f"{module_name} has no function {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    return factory  # type: ignore[no-any-return]
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    return {"source": "file", "name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+# --- what its images are ----------------------------------------------------------------------------------
+
+
+def input_spec(network: nn.Module, facts: dict[str, Any], input_size: tuple[int, int] | None) -> InputSpec:
+    preset = facts["preset"]
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = int(getattr(network, "channels", first.in_channels if first is not None else 3))
+    size: Any = input_size or getattr(network, "input_size", None)
+    if size is None:
+        size = preset.crop_size[0] if preset is not None else 224
+    height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+    if min(height, width) < 1:
+        raise ModelError(f"input size {height}x{width} is not a size; give --input-size as N or HxW")
+    mean: Sequence[float] = getattr(network, "mean", preset.mean if preset is not None else default(channels, IMAGENET_MEAN, GRAY_MEAN, 0.5))
+    std: Sequence[float] = getattr(network, "std", preset.std if preset is not None else default(channels, IMAGENET_STD, GRAY_STD, 0.5))
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise ModelError(f"mean {tuple(mean)} and std {tuple(std)} do not fit {channels} channels; correct the model's attributes")
+    return InputSpec(int(height), int(width), channels, tuple(map(float, mean)), tuple(map(float, std)))
+
+
+def default(channels: int, rgb: tuple[float, ...], gray: tuple[float, ...], other: float) -> tuple[float, ...]:
+    return {3: rgb, 1: gray}.get(channels, (other,) * channels)
+
+
+def class_names(network: nn.Module, facts: dict[str, Any], count: int) -> list[str]:
+    given: Sequence[str] | None = getattr(network, "class_names", None)
+    if given is None and facts["meta"] is not None:
+        given = facts["meta"]["categories"]
+    if given is None:
+        return [f"class{i}" for i in range(count)]
+    if len(given) != count:
+        raise ModelError(f"the model has {len(given)} class names and {count} outputs; correct its class_names")
+    return [str(name) for name in given]
+
+
+# --- tracing ----------------------------------------------------------------------------------------------
+
+
+class SourceTracer(fx.Tracer):
+    """fx's tracer, remembering for every node the source line it came from."""
+
+    record_stack_traces = True
+
+
+def trace(network: nn.Module, model: str) -> fx.GraphModule:
+    tracer = SourceTracer()
+    try:
+        return fx.GraphModule(network, tracer.trace(network), type(network).__name__)
+    except Exception as error:
+        mend = "take the decision outside forward, or write it as arithmetic"
+        if not isinstance(error, fx.proxy.TraceError):
+            mend = "forward must be made of torch operations on its one argument"
+        raise ModelError(f"cannot trace {model}: {place_in_model(error)}: {str(error).splitlines()[0]}; {mend}") from error
+
+
+def place_in_model(error: BaseException) -> str:
+    """file:line and source of the innermost frame that is neither torch's nor ours."""
+    ours = (os.path.dirname(torch.__file__), os.path.dirname(__file__), importlib.__path__[0], "<")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    return f"{frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else "an unknown line"
+
+
+def try_out(module: fx.GraphModule, spec: InputSpec, model: str) -> int:
+    """Run once on an empty image: does this size work, and how many classes are there?"""
+    image = torch.zeros(1, spec.channels, spec.height, spec.width)
+    try:
+        with torch.no_grad():
+            result = module(image)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{model} fails on a {spec.channels}x{spec.height}x{spec.width} image ({reason}); give another --input-size") from error
+    if isinstance(result, dict):
+        result = result.get("out", result.get("logits"))
+    elif isinstance(result, tuple) and hasattr(result, "logits"):
+        result = result.logits
+    if not isinstance(result, torch.Tensor) or result.dim() != 2 or result.shape[0] != 1:
+        found = f"a tensor of shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
+        raise ModelError(f"{model} returns {found}; it must return one tensor of logits, (batch, classes)")
+    return int(result.shape[1])
