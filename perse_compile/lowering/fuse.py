@@ -43,7 +43,7 @@ def group_nodes(nodes: list[fx.Node], kept: set[fx.Node]) -> list[Group]:
     for node in nodes:
         if node.op != "call_function":
             continue
-        group = _group_to_join(node, group_of, kept)
+        group = _group_to_join(node, group_of, groups, kept)
         if group is None:
             group = Group()
         else:
@@ -54,17 +54,18 @@ def group_nodes(nodes: list[fx.Node], kept: set[fx.Node]) -> list[Group]:
     return groups
 
 
-def _group_to_join(node: fx.Node, group_of: dict[fx.Node, Group], kept: set[fx.Node]) -> Group | None:
+def _group_to_join(node: fx.Node, group_of: dict[fx.Node, Group], groups: list[Group], kept: set[fx.Node]) -> Group | None:
     op = op_of(node)
     if op not in ELEMENTWISE and op not in MOVES:
         return None
-    joinable = [
-        group_of[source]
-        for source in node.all_input_nodes
-        if source in group_of and group_of[source].last is source and len(source.users) == 1 and source not in kept
-    ]
-    if op in MOVES:
-        joinable = [group for group in joinable if all(op_of(n) in MOVES | ELEMENTWISE for n in group.nodes)]
-    elif any(op_of(n) in MOVES for group in joinable for n in group.nodes):
-        joinable = [group for group in joinable if not any(op_of(n) in MOVES for n in group.nodes)]
-    return joinable[-1] if joinable else None
+    joinable = []
+    for source in node.all_input_nodes:
+        group = group_of.get(source)
+        if group is None or group.last is not source or len(source.users) > 1 or source in kept:
+            continue
+        if op in MOVES and any(op_of(member) in ANCHORS for member in group.nodes):
+            continue
+        if op in ELEMENTWISE and source.meta["shape"] != node.meta["shape"]:
+            continue  # the node broadcasts this operand: the kernel's loops would not fit
+        joinable.append(group)
+    return max(joinable, key=groups.index, default=None)

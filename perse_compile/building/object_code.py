@@ -1,0 +1,75 @@
+"""PrimFuncs to one object file, every kernel a plain C function `int kernel(const float *..., float *)`.
+
+TVM's packed calling convention checks shapes at run time, at some kilobytes a kernel. Shapes are fixed
+here and the caller is generated, so the kernels take bare pointers: everything else is TVM's own pipeline.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir import PointerType, PrimType
+
+from perse_compile.targets import Target
+
+
+def tvm_target(target: Target) -> tvm.target.Target:
+    """As TVM wants it: a dict, never a string."""
+    options = {
+        "kind": "llvm",
+        "mtriple": target.mtriple,
+        "mcpu": target.mcpu,
+        "mattr": list(target.mattr),
+        "num-cores": target.cores,
+    }
+    return tvm.target.Target({key: value for key, value in options.items() if value != []})
+
+
+def compile_kernels(kernels: dict[str, tirx.PrimFunc], target: Target, path: Path) -> None:
+    """Write one object file that defines every kernel under its name."""
+    into = tvm_target(target)
+    module = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in kernels.items()})
+    module = tirx.transform.BindTarget(into.with_host(into))(module)
+    module = tvm.ir.transform.Sequential(_lowering())(module)
+    plain = tvm.IRModule({name: _with_pointers(module[name]) for name in kernels})
+    plain = tvm.ir.transform.Sequential([tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()])(plain)
+    tvm.get_global_func("target.build.llvm")(plain, into).write_to_file(str(path))
+
+
+def _lowering() -> list[tvm.ir.transform.Pass]:
+    """TVM's default pipeline for the CPU, less what only accelerators and packed calls need."""
+    return [
+        s_tir.transform.CanonicalizeLoop(),
+        s_tir.transform.LowerInitBlock(),
+        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.transform.ConvertBlocksToOpaque(),
+        s_tir.transform.CompactBufferAllocation(),
+        s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.StmtSimplify(),
+        s_tir.transform.LowerOpaqueBlock(),
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.NarrowDataType(32),
+        s_tir.transform.LoopPartition(),
+        tirx.transform.VectorizeLoop(True),
+        tirx.transform.StorageRewrite(),
+        s_tir.transform.HoistIfThenElse(),
+        tirx.transform.UnrollLoop(),
+        s_tir.transform.RenormalizeSplitPattern(),
+        tirx.transform.StmtSimplify(),
+        tirx.transform.RemoveNoOp(),
+        s_tir.transform.RewriteUnsafeSelect(),
+        tirx.transform.CommonSubexprElim(),
+        tirx.transform.VerifyMemory(),
+    ]
+
+
+def _with_pointers(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    zero = tirx.IntImm("int32", 0)
+    pointers = [tirx.Var(buffer.name, PointerType(PrimType(str(buffer.dtype)), "global")) for buffer in func.params]
+    declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(func.params, pointers, strict=True)]
+    body: tirx.Stmt = tirx.SeqStmt([*declared, func.body, tirx.stmt.Return(zero)])
+    for key, value in (("device_type", tirx.IntImm("int32", 1)), ("device_id", zero)):
+        body = tirx.AttrStmt("default", key, value, body)
+    return tirx.PrimFunc(pointers, body, PrimType("int32"), func.attrs)

@@ -1,0 +1,111 @@
+"""The Relax module of an artifact: one function per stage, pool, head and training step, over shared kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from torch import fx
+from tvm import relax, tirx
+
+from perse_compile.lowering.fuse import Group, group_nodes
+from perse_compile.lowering.kernels import KernelCall, Stored, lower_group
+from perse_compile.lowering.values import Constant
+from perse_compile.targets import Target
+
+
+@dataclass
+class ModuleBuilder:
+    """Collects kernels (each once), constants (each once) and Relax functions."""
+
+    target: Target
+    builder: relax.BlockBuilder = field(default_factory=relax.BlockBuilder)
+    constants: dict[str, Constant] = field(default_factory=dict)  # by key
+    functions: dict[str, list[str]] = field(default_factory=dict)  # name -> keys of the constants it takes last
+    _kernels: dict[int, list[tuple[tirx.PrimFunc, str, Any]]] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
+
+    def add_function(self, name: str, inputs: list[Stored], calls: list[KernelCall], outputs: list[Stored]) -> None:
+        """A straight line of kernel calls. Parameters: the inputs, then the constants used, in order of first use."""
+        keys = self._take_constants(calls)
+        variables = [_variable(f"input{i}", stored.shape) for i, stored in enumerate(inputs)]
+        weights = [_variable(f"w{i}", self.constants[key].array.shape) for i, key in enumerate(keys)]
+        values: dict[str, relax.Expr] = {s.name: v for s, v in zip(inputs, variables, strict=True)}
+        bound = dict(zip(keys, weights, strict=True))
+        kernels = [self._kernel(call) for call in calls]
+        with self.builder.function(name, [*variables, *weights]):
+            with self.builder.dataflow():
+                for call, kernel in zip(calls, kernels, strict=True):
+                    arguments = [bound[s.key] if isinstance(s, Constant) else self._seen_as(values[s[0]], s[1]) for s in call.inputs]
+                    result = relax.op.call_tir(kernel, arguments, relax.TensorType(call.shape, "float32"))
+                    values[call.output] = self.builder.emit(result)
+                results = [self.builder.emit_output(self._seen_as(values[s.name], s.shape)) for s in outputs]
+            self.builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
+        self.functions[name] = keys
+
+    def module(self) -> tvm.IRModule:
+        return self.builder.get()
+
+    def _take_constants(self, calls: list[KernelCall]) -> list[str]:
+        keys: list[str] = []
+        for call in calls:
+            for source in call.inputs:
+                if isinstance(source, Constant):
+                    self.constants.setdefault(source.key, source)
+                    if source.key not in keys:
+                        keys.append(source.key)
+        return keys
+
+    def _seen_as(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+        if tuple(int(size) for size in value.ty.shape) == shape:
+            return value
+        return self.builder.emit(relax.op.reshape(value, shape))
+
+    def _kernel(self, call: KernelCall) -> relax.GlobalVar:
+        digest = tvm.ir.structural_hash(call.func)
+        for func, schedule, variable in self._kernels.setdefault(digest, []):
+            if schedule == repr(call.schedule) and tvm.ir.structural_equal(func, call.func):
+                return variable
+        name = self._fresh(call.hint)
+        scheduled = call.schedule(call.func).with_attr("global_symbol", name)
+        variable = self.builder.add_func(scheduled, name)
+        self._kernels[digest].append((call.func, repr(call.schedule), variable))
+        return variable
+
+    def _fresh(self, hint: str) -> str:
+        name, n = f"perse_{hint}", 0
+        while name in self._names:
+            n += 1
+            name = f"perse_{hint}_{n}"
+        self._names.add(name)
+        return name
+
+
+def _variable(name: str, shape: tuple[int, ...]) -> relax.Var:
+    return relax.Var(name, relax.TensorType(shape, "float32"))
+
+
+def lower_nodes(
+    nodes: list[fx.Node], kept: set[fx.Node], values: dict[str, Stored], weight_of: Any, target: Target
+) -> list[KernelCall]:
+    """Kernel calls for a straight line of nodes; `values` gains every stored result."""
+    calls: list[KernelCall] = []
+    groups: list[Group] = group_nodes(nodes, kept)
+    for group in groups:
+        calls += lower_group(group, values, weight_of, target)
+    return calls
+
+
+def weights_of(module: fx.GraphModule) -> Any:
+    """Reads the tensor behind a get_attr node."""
+
+    def read(node: fx.Node) -> NDArray[np.float32]:
+        tensor: Any = module
+        for part in str(node.target).split("."):
+            tensor = getattr(tensor, part)
+        return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float32)
+
+    return read

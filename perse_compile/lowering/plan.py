@@ -1,0 +1,117 @@
+"""Plans: a Relax function as a straight line of kernel calls over offsets into one arena."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+
+from perse_compile.errors import LoweringError
+
+ALIGNMENT = 64
+
+
+@dataclass
+class Buffer:
+    """One tensor in the arena; `offset` is filled in by `place`."""
+
+    size: int  # bytes
+    first: int = -1  # step that writes it
+    last: int = -1  # last step that reads it
+    offset: int = -1
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What a kernel is given: a parameter of the function, or a buffer."""
+
+    parameter: int | None = None
+    buffer: Buffer | None = None
+
+
+@dataclass
+class Call:
+    """One kernel call; the result comes last."""
+
+    kernel: str
+    arguments: list[Argument]
+
+
+@dataclass
+class Line:
+    """One function as calls. `results` are where its outputs lie."""
+
+    name: str
+    parameters: list[int]  # bytes of each
+    calls: list[Call]
+    results: list[Argument]
+    buffers: list[Buffer] = field(default_factory=list)
+
+
+def read_line(module: tvm.IRModule, name: str) -> Line:
+    """The calls of one straight-line Relax function; reshapes are the same memory."""
+    func = module[name]
+    where: dict[Any, Any] = {p: Argument(parameter=i) for i, p in enumerate(func.params)}
+    line = Line(name, [_bytes(p.ty) for p in func.params], [], [])
+    for block in func.body.blocks:
+        for binding in block.bindings:
+            where[binding.var] = _bind(line, binding.value, where)
+    result = where.get(func.body.body) or _bind(line, func.body.body, where)
+    line.results = list(result) if isinstance(result, tuple) else [result]
+    return line
+
+
+def _bind(line: Line, value: Any, where: dict[Any, Any]) -> Any:
+    if isinstance(value, relax.Var):
+        return where[value]
+    if isinstance(value, relax.Tuple):
+        return tuple(_bind(line, item, where) for item in value.fields)
+    if isinstance(value, relax.TupleGetItem):
+        return _bind(line, value.tuple_value, where)[value.index]
+    if isinstance(value, relax.Call) and value.op.name == "relax.reshape":
+        return where[value.args[0]]
+    if isinstance(value, relax.Call) and value.op.name == "relax.call_tir":
+        kernel, arguments = value.args[0].name_hint, [_bind(line, a, where) for a in value.args[1].fields]
+        types = value.ty_args[0]
+        many = not hasattr(types, "shape")
+        outputs = [Argument(buffer=Buffer(_bytes(ty))) for ty in (types.fields if many else [types])]
+        line.buffers += [output.buffer for output in outputs if output.buffer]
+        line.calls.append(Call(kernel, [*arguments, *outputs]))
+        return tuple(outputs) if many else outputs[0]
+    raise LoweringError(f"{line.name}: no plan for {value}")
+
+
+def _bytes(ty: Any) -> int:
+    return 4 * math.prod(int(size) for size in ty.shape)
+
+
+def place(buffers: list[Buffer]) -> int:
+    """Give each buffer an offset such that buffers alive together do not overlap; returns the arena's size in bytes.
+
+    Greedy by size, lowest fitting offset (Pisarchyk and Lee, "Efficient memory management for deep neural net
+    inference", 2020, greedy by size).
+    """
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
+        rivals = sorted((b for b in placed if b.first <= buffer.last and buffer.first <= b.last), key=lambda b: b.offset)
+        offset = 0
+        for rival in rivals:
+            if offset + buffer.size <= rival.offset:
+                break
+            offset = max(offset, _aligned(rival.offset + rival.size))
+        buffer.offset = offset
+        placed.append(buffer)
+    return max((_aligned(b.offset + b.size) for b in buffers), default=0)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def prim_funcs(module: tvm.IRModule) -> dict[str, tirx.PrimFunc]:
+    """The kernels of a module by name, sorted."""
+    found = {v.name_hint: f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    return dict(sorted(found.items()))

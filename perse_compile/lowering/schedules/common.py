@@ -1,0 +1,31 @@
+"""Steps that every family's schedule begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import s_tir, tirx
+
+
+def open_schedule(func: tirx.PrimFunc, keep: tuple[str, ...] = ("acc",)) -> tuple[s_tir.Schedule, list[Any]]:
+    """Inline every block but those in `keep` and the last; returns the schedule and the kept blocks, the last one last."""
+    sch = s_tir.Schedule(func)
+    blocks = child_blocks(sch)
+    kept = []
+    for block in blocks[:-1]:
+        if sch.get(block).name_hint in keep:
+            kept.append(block)
+        else:
+            sch.compute_inline(block)
+    return sch, [*kept, blocks[-1]]
+
+
+def child_blocks(sch: s_tir.Schedule) -> list[Any]:
+    """Blocks in program order."""
+    root = sch.get_sblock("root")
+    return list(sch.get_child_blocks(root))
+
+
+def divisor(size: int, *choices: int) -> int:
+    """The first of `choices` that divides `size`, else 1."""
+    return next((choice for choice in choices if size % choice == 0), 1)

@@ -1,0 +1,77 @@
+"""Element-wise and data-moving chains, small reductions, and whatever has no family of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import s_tir, tirx
+
+from perse_compile.lowering.schedules.common import child_blocks, divisor, open_schedule
+from perse_compile.targets import Target
+
+
+def schedule(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """One loop nest: everything is inlined into the last block."""
+    sch, (out,) = open_schedule(func, keep=())
+    spread(sch, sch.get_loops(out), target)
+    return sch.mod["main"]
+
+
+def schedule_mean(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """Given "acc" (channels; the reduced ones) and the last block (.., channels): a vector of channels at a time."""
+    sch, (acc, out) = open_schedule(func)
+    c, *reduced = sch.get_loops(acc)
+    block = divisor(int(sch.get(c).extent), 4 * target.lanes, 2 * target.lanes, target.lanes)
+    co, ci = sch.split(c, [None, block])
+    sch.reorder(co, *reduced, ci)
+    sch.parallel(co)
+    sch.reverse_compute_at(out, co)
+    if block > 1:
+        sch.vectorize(sch.get_loops(out)[-1])
+        sch.vectorize(ci)
+    init = sch.decompose_reduction(acc, reduced[0])
+    if block > 1:
+        sch.vectorize(sch.get_loops(init)[-1])
+    return sch.mod["main"]
+
+
+def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """Each block on its own: outer loop parallel, innermost vectorised where nothing is reduced, products reordered."""
+    sch = s_tir.Schedule(func)
+    for block in child_blocks(sch)[:-1]:
+        try:
+            sch.compute_inline(block)
+        except s_tir.ScheduleError:
+            continue  # a reduction, or read by more than one block that cannot take it
+    for block in child_blocks(sch):
+        kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
+        loops = sch.get_loops(block)
+        spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != tirx.IterVar.CommReduce]
+        reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
+        if not loops or not spatial:
+            continue
+        if reduced and len(spatial) >= 2:
+            sch.reorder(*spatial[:-1], *reduced, spatial[-1])
+            init = sch.decompose_reduction(block, reduced[0])
+            spread(sch, sch.get_loops(init), target)
+            _vectorise(sch, spatial[-1], target)
+        elif not reduced:
+            spread(sch, spatial, target)
+    return sch.mod["main"]
+
+
+def spread(sch: s_tir.Schedule, loops: list[Any], target: Target) -> None:
+    """Parallel over all but the innermost loop, which becomes vectors."""
+    *outer, inner = loops
+    if outer:
+        fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
+        if int(sch.get(fused).extent) > 1:
+            sch.parallel(fused)
+    _vectorise(sch, inner, target)
+
+
+def _vectorise(sch: s_tir.Schedule, loop: Any, target: Target) -> None:
+    extent = int(sch.get(loop).extent)
+    block = divisor(extent, 4 * target.lanes, 2 * target.lanes, target.lanes)
+    if block > 1:
+        sch.vectorize(sch.split(loop, [None, block])[1] if extent > block else loop)
