@@ -1,0 +1,213 @@
+"""canonicalise: from torch's many spellings to the operations of perse_compile.ops."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from types import BuiltinFunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from perse_compile.errors import PassError
+from perse_compile.ops import OPS
+from perse_compile.passes.spellings import FUNCTIONS, METHODS, MODULES, PLAIN_FUNCTIONS, Unsupported
+from perse_compile.pipeline import Pass
+from perse_compile.program import Program, make_module
+from perse_compile.shapes import BATCH, first_line, run_on_meta, without_batch
+
+RESERVED = re.compile(r"(exit\d+|final)(\.|$)")  # tensor names that belong to heads
+
+
+@dataclass(frozen=True)
+class Canonicalise(Pass):
+    """Rewrite every node as a call of one operation with positional, plain arguments.
+
+    Given:  %c = call_module conv(x);  %n = x.size(0);  %v = %c.view(%n, -1)
+    Result: %c = conv2d(x, %weight, %bias, (1, 1), (0, 0), (1, 1), 1);  %v = reshape(%c, (512,))
+    """
+
+    name = "canonicalise"
+    needs = ("evaluation-form",)
+
+    def apply(self, program: Program) -> None:
+        emitter = Emitter(program)
+        for node in program.module.graph.nodes:
+            emitter.visit(node)
+        emitter.graph.eliminate_dead_code()
+        program.module = make_module(emitter.graph, emitter.tensors, program.name)
+
+
+class Emitter:
+    """Walks the traced graph, holding for each node what it became: a node of the new graph, a tensor, or a plain value."""
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.module, self.graph = program, program.module, fx.Graph()
+        self.values: dict[fx.Node, Any] = {}
+        self.meta: dict[fx.Node, Any] = {}  # new node -> meta tensor
+        self.tensors: dict[str, Tensor] = {}
+        self.tensor_nodes: dict[int, fx.Node] = {}
+        self.tensor_names = {id(t): name for name, t in program.tensors().items()}
+        self.kept_alive: list[Tensor] = []  # ids stay good only as long as their tensors live
+        self.taken = {node.name for node in program.module.graph.nodes}
+        self.emitted: set[str] = set()
+        self.current: fx.Node = next(iter(program.module.graph.nodes))
+
+    # --- what rules use ---
+
+    def __call__(self, op: str, *args: Any, suffix: str = "") -> fx.Node:
+        """Add a call of an operation; it takes the name of the node being rewritten."""
+        args = fx.map_aggregate(args, lambda a: self.tensor_node(a) if isinstance(a, Tensor) else a)
+        node = self.graph.create_node("call_function", OPS[op], args, name=self.new_name(suffix))
+        value = run_on_meta(node, self.meta)
+        node.meta["shape"], self.meta[node] = without_batch(node.name, value), value
+        return node
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """With the batch, which is BATCH."""
+        return tuple(self.meta[node].shape)
+
+    def users(self) -> list[fx.Node]:
+        return list(self.current.users)
+
+    def overwrite(self, old: fx.Node, new: fx.Node) -> None:
+        """After an in-place operation every name of the old value means the new one."""
+        for key, value in self.values.items():
+            if value is old:
+                self.values[key] = new
+
+    # --- the walk ---
+
+    def visit(self, node: fx.Node) -> None:
+        self.current = node
+        if node.op == "placeholder":
+            if self.meta:
+                raise PassError(f"{self.program.name} takes more than one input; wrap it so that forward takes the image only")
+            spec = self.program.input
+            new = self.graph.create_node("placeholder", node.name, name=node.name)
+            self.meta[new] = torch.empty(BATCH, spec.channels, spec.height, spec.width, device="meta")
+            new.meta["shape"] = without_batch(node.name, self.meta[new])
+            self.values[node] = new
+        elif node.op == "get_attr":
+            self.values[node] = fetch(self.module, str(node.target))
+        elif node.op == "output":
+            result = self.resolve(node.args[0])
+            if not isinstance(result, fx.Node) or len(self.shape(result)) != 2:
+                raise PassError(f"{self.program.name} must return one tensor of logits, (batch, classes)")
+            self.graph.create_node("output", "output", (result,), name=node.name)
+        else:
+            try:
+                self.values[node] = self.call(node)
+            except (Unsupported, PassError) as error:
+                raise PassError(f"node {node.name} ({self.describe(node)}{source_line(node)}): {error}") from error
+
+    def call(self, node: fx.Node) -> Any:
+        args, kwargs = self.resolve(node.args), self.resolve(node.kwargs)
+        if not contains(fx.Node, (args, kwargs)):
+            return self.compute(node, args, kwargs)
+        rule: Any
+        if node.op == "call_module":
+            module = self.module.get_submodule(str(node.target))
+            rule = next((MODULES[c] for c in type(module).__mro__ if c in MODULES and type(module).forward is c.forward), None)
+            args = (module, *args)
+        elif node.op == "call_method":
+            rule = METHODS.get(str(node.target))
+        else:
+            rule = FUNCTIONS.get(node.target)
+        if rule is None:
+            raise Unsupported("no operation for this; `perse_compile/ops.py` lists what can be compiled")
+        try:
+            inspect.signature(rule).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise Unsupported(f"called in a form that cannot be compiled ({error})") from None
+        return rule(self, *args, **kwargs)
+
+    def compute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Nothing here depends on the image: the result is a constant."""
+        try:
+            with torch.no_grad():
+                if node.op == "call_module":
+                    return self.module.get_submodule(str(node.target))(*args, **kwargs)
+                if node.op == "call_method":
+                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                target: Any = node.target
+                if target in PLAIN_FUNCTIONS or isinstance(target, BuiltinFunctionType) or contains(Tensor, (args, kwargs)) or target in FUNCTIONS:
+                    return target(*args, **kwargs)
+        except Exception as error:
+            raise Unsupported(first_line(error)) from error
+        raise Unsupported("no operation for this; `perse_compile/ops.py` lists what can be compiled")
+
+    def resolve(self, value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return self.values[value]
+        if isinstance(value, slice):
+            return slice(self.resolve(value.start), self.resolve(value.stop), self.resolve(value.step))
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(self.resolve, value)) if type(value) in (tuple, list) else tuple(map(self.resolve, value))
+        if isinstance(value, dict):
+            return {key: self.resolve(item) for key, item in value.items()}
+        return value
+
+    def tensor_node(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) not in self.tensor_nodes:
+            name = self.tensor_names.get(id(tensor)) or f"constant.{self.current.name}"
+            name = f"network_{name}" if RESERVED.match(name) else name
+            while name in self.tensors:
+                name += "_"
+            self.tensors[name] = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+            node = self.graph.create_node("get_attr", name, name=self.free_name(name.replace(".", "_")))
+            node.meta["shape"] = tuple(tensor.shape)
+            self.tensor_nodes[id(tensor)], self.meta[node] = node, torch.empty_like(self.tensors[name], device="meta")
+            self.kept_alive.append(tensor)
+        return self.tensor_nodes[id(tensor)]
+
+    def name_tensor(self, tensor: Tensor, leaf: str) -> Tensor:
+        """Say what a tensor that a rule computed is to be called."""
+        base = str(self.current.target) if self.current.op == "call_module" else self.current.name
+        self.tensor_names.setdefault(id(tensor), f"{base}.{leaf}")
+        self.kept_alive.append(tensor)
+        return tensor
+
+    def new_name(self, suffix: str) -> str:
+        if not suffix and self.current.name not in self.emitted:
+            self.emitted.add(self.current.name)
+            return self.current.name
+        return self.free_name(f"{self.current.name}_{suffix or 'more'}")
+
+    def free_name(self, name: str) -> str:
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    def describe(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return f"{type(self.module.get_submodule(str(node.target))).__name__} {node.target}"
+        return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+
+
+def fetch(module: nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def contains(kind: type, value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(contains(kind, item) for item in value)
+    if isinstance(value, dict):
+        return any(contains(kind, item) for item in value.values())
+    if isinstance(value, slice):
+        return contains(kind, (value.start, value.stop, value.step))
+    return isinstance(value, kind)
+
+
+def source_line(node: fx.Node) -> str:
+    """Where the model's author wrote it, if the tracer knows."""
+    torch_dir = torch.__path__[0]
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
+    places = [f"{file}:{line}" for file, line in lines if not file.startswith(torch_dir) and "/perse_compile/" not in file]
+    return f" at {places[-1]}" if places else ""

@@ -1,0 +1,73 @@
+"""insert-exits: a small classifier at every tap; the network's own becomes the last of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from perse_compile.macs import cumulative_macs
+from perse_compile.ops import OPS
+from perse_compile.pipeline import Pass
+from perse_compile.program import Exit, Program
+from perse_compile.rewriting import add_tensor, is_op, output, tidy
+from perse_compile.shapes import annotate_shapes
+
+FINAL = "final"
+SPREAD = 0.01  # standard deviation of new weights
+
+
+@dataclass(frozen=True)
+class InsertExits(Pass):
+    """Attach a head at each tap, and make a head of the network's own classifier.
+
+    Given:  x -> layer1 -> layer2 -> linear -> output
+    Result: x -> layer1 -> layer2 -> head (final) -> output (head0, head)
+                      \\-> head0
+    """
+
+    name = "insert-exits"
+    needs = ("place-exits",)
+    seed: int = 0
+
+    def apply(self, program: Program) -> None:
+        graph, classes = program.module.graph, len(program.classes)
+        logits: Any = output(graph).args[0]
+        generator = torch.Generator().manual_seed(self.seed)
+        heads = []
+        for exit in program.exits:
+            weight = torch.randn(exit.features, classes, generator=generator) * SPREAD
+            heads.append(attach(program, exit, program.node(exit.tap), weight, torch.zeros(classes)))
+        final, tap, weight, bias = own_classifier(program, logits)
+        program.exits = [*program.exits, final]
+        heads.append(attach(program, final, tap, weight, bias))
+        output(graph).args = (tuple(heads),)
+        tidy(program)
+        annotate_shapes(program)
+
+
+def own_classifier(program: Program, logits: fx.Node) -> tuple[Exit, fx.Node, Tensor, Tensor]:
+    """A last linear layer as a head; any other ending gets a head that changes nothing."""
+    tensors, macs = program.tensors(), cumulative_macs(program.module.graph)
+    if is_op(logits, "linear") and len(logits.users) == 1:
+        tap: Any = logits.args[0]
+        weight = tensors[str(logits.args[1].target)].t().contiguous()  # type: ignore[union-attr]
+        bias_node = logits.args[2]
+        bias = tensors[str(bias_node.target)] if isinstance(bias_node, fx.Node) else torch.zeros(weight.shape[1])
+    else:
+        tap, weight, bias = logits, torch.eye(len(program.classes)), torch.zeros(len(program.classes))
+    if len(tap.meta["shape"]) != 1 or tap.op != "call_function":
+        tap, weight, bias = logits, torch.eye(len(program.classes)), torch.zeros(len(program.classes))
+    return Exit(FINAL, tap.name, 1, tap.meta["shape"][0], macs[tap.name], enabled=True), tap, weight, bias.clone()
+
+
+def attach(program: Program, exit: Exit, tap: fx.Node, weight: Tensor, bias: Tensor) -> fx.Node:
+    """pool_features and head right before the output: the backbone stays contiguous."""
+    graph = program.module.graph
+    with graph.inserting_before(output(graph)):
+        features = graph.create_node("call_function", OPS["pool_features"], (tap, exit.grid), name=f"{exit.name}_features")
+        values = {"shift": torch.zeros(exit.features), "scale": torch.ones(exit.features), "weight": weight, "bias": bias}
+        tensors = [add_tensor(program, f"{exit.name}.{leaf}", t, f"{exit.name}_{leaf}") for leaf, t in values.items()]
+        return graph.create_node("call_function", OPS["head"], (features, *tensors), name=f"{exit.name}_logits")
