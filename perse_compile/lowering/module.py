@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from numpy.typing import NDArray
 from torch import fx
 from tvm import relax, tirx
@@ -65,9 +66,9 @@ class ModuleBuilder:
         return self.builder.emit(relax.op.reshape(value, shape))
 
     def _kernel(self, call: KernelCall) -> relax.GlobalVar:
-        digest = tvm.ir.structural_hash(call.func)
+        digest = tvm_ffi.structural_hash(call.func)
         for func, schedule, variable in self._kernels.setdefault(digest, []):
-            if schedule == repr(call.schedule) and tvm.ir.structural_equal(func, call.func):
+            if schedule == repr(call.schedule) and tvm_ffi.structural_equal(func, call.func):
                 return variable
         name = self._fresh(call.hint)
         scheduled = call.schedule(call.func).with_attr("global_symbol", name)

@@ -50,7 +50,7 @@ def choose(shape: ConvShape, target: Target) -> ConvKnobs:
                 continue
             for columns in range(1, min(shape.width, 16) + 1):
                 accumulators = rows * columns * vectors
-                if accumulators + vectors + 1 > target.registers and accumulators > vectors:
+                if accumulators + 2 > target.registers and accumulators > 1:
                     continue
                 steps = -(-shape.width // columns)
                 waste = steps * columns / shape.width
@@ -95,7 +95,7 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs) -> tirx.PrimFunc:
         inner = co
         parallel = ho
     sch.parallel(parallel)
-    sch.reverse_compute_at(out, inner)
+    sch.reverse_compute_at(out, inner, preserve_unit_loops=True)
     _finish_output(sch, out, knobs)
     sch.unroll(ri)
     sch.unroll(hi)

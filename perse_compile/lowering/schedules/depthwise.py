@@ -21,7 +21,7 @@ def schedule(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     co, ci = sch.split(c, [None, block])
     sch.reorder(h, wo, co, y, x, wi, ci)
     sch.parallel(h)
-    sch.reverse_compute_at(out, co)
+    sch.reverse_compute_at(out, co, preserve_unit_loops=True)
     *_, ow, oc = sch.get_loops(out)
     if block > 1:
         sch.vectorize(oc)

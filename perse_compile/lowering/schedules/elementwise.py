@@ -25,7 +25,7 @@ def schedule_mean(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     co, ci = sch.split(c, [None, block])
     sch.reorder(co, *reduced, ci)
     sch.parallel(co)
-    sch.reverse_compute_at(out, co)
+    sch.reverse_compute_at(out, co, preserve_unit_loops=True)
     if block > 1:
         sch.vectorize(sch.get_loops(out)[-1])
         sch.vectorize(ci)
