@@ -51,14 +51,20 @@ class Line:
     buffers: list[Buffer] = field(default_factory=list)
 
 
-def read_line(module: tvm.IRModule, name: str) -> Line:
-    """The calls of one straight-line Relax function; reshapes are the same memory."""
+def read_line(module: tvm.IRModule, name: str, symbols: dict[str, str] | None = None) -> Line:
+    """The calls of one straight-line Relax function; reshapes are the same memory.
+
+    `symbols` gives the kernels' names in the object file where they differ from those in the module.
+    """
     func = module[name]
     where: dict[Any, Any] = {p: Argument(parameter=i) for i, p in enumerate(func.params)}
     line = Line(name, [_bytes(p.ty) for p in func.params], [], [])
     for block in func.body.blocks:
         for binding in block.bindings:
             where[binding.var] = _bind(line, binding.value, where)
+    if symbols:
+        for call in line.calls:
+            call.kernel = symbols[call.kernel]
     result = where.get(func.body.body) or _bind(line, func.body.body, where)
     line.results = list(result) if isinstance(result, tuple) else [result]
     return line

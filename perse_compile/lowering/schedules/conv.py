@@ -16,6 +16,9 @@ from perse_compile.lowering.schedules.common import divisor, open_schedule
 from perse_compile.targets import Target
 
 
+CHAINS = 8  # independent accumulators that hide the latency of FMA: 4 cycles, two a cycle
+
+
 @dataclass(frozen=True)
 class ConvKnobs:
     """Sizes of the register tile and the order of the loops around it."""
@@ -42,6 +45,7 @@ class ConvShape:
 def choose(shape: ConvShape, target: Target) -> ConvKnobs:
     """Knobs without tuning: fill the registers, keep vectors whole, waste few columns."""
     lanes = target.lanes
+    load_cost = 1.0 if target.registers > 16 else 0.1  # AVX2 folds loads into FMA and issues two a cycle
     best: tuple[float, ConvKnobs] | None = None
     for block in _blocks(shape, lanes):
         vectors = max(1, block // lanes)
@@ -50,14 +54,12 @@ def choose(shape: ConvShape, target: Target) -> ConvKnobs:
                 continue
             for columns in range(1, min(shape.width, 16) + 1):
                 accumulators = rows * columns * vectors
-                if accumulators + 2 > target.registers and accumulators > 1:
-                    continue
-                steps = -(-shape.width // columns)
-                waste = steps * columns / shape.width
-                loads = vectors + rows * columns / (4 if lanes == 4 else 1)  # NEON multiplies by a lane of a vector
-                cost = waste * (accumulators + 0.5 * loads) / accumulators
-                if accumulators < 8:  # too few chains to hide the latency of FMA
-                    cost *= 8 / accumulators
+                if accumulators + vectors + 2 > target.registers and accumulators > 1:
+                    continue  # one for the broadcast input, one to spare: LLVM spills otherwise
+                waste = -(-shape.width // columns) * columns / shape.width
+                loads = vectors + rows * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
+                cost = waste * (accumulators + load_cost * loads) / accumulators
+                cost *= max(1.0, CHAINS / accumulators)
                 if block < lanes:
                     cost *= lanes / block
                 knobs = ConvKnobs(rows, columns, block, divisor(shape.group_in, 8, 4, 3, 2), True)

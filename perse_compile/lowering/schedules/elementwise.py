@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm import s_tir, tirx
 
 from perse_compile.lowering.schedules.common import child_blocks, divisor, open_schedule
 from perse_compile.targets import Target
+
+WORTH_THREADS = 16384  # iterations of a cheap loop nest below which one thread is faster
 
 
 def schedule(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
@@ -46,14 +49,17 @@ def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     for block in child_blocks(sch):
         kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
         loops = sch.get_loops(block)
+        if not loops:
+            continue
         spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != tirx.IterVar.CommReduce]
         reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
-        if not loops or not spatial:
+        if not spatial:
             continue
         if reduced and len(spatial) >= 2:
             sch.reorder(*spatial[:-1], *reduced, spatial[-1])
+            _parallel(sch, spatial[:-1], loops)
             init = sch.decompose_reduction(block, reduced[0])
-            spread(sch, sch.get_loops(init), target)
+            _vectorise(sch, sch.get_loops(init)[-1], target)
             _vectorise(sch, spatial[-1], target)
         elif not reduced:
             spread(sch, spatial, target)
@@ -62,12 +68,18 @@ def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
 def spread(sch: s_tir.Schedule, loops: list[Any], target: Target) -> None:
     """Parallel over all but the innermost loop, which becomes vectors."""
-    *outer, inner = loops
-    if outer:
-        fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
-        if int(sch.get(fused).extent) > 1:
-            sch.parallel(fused)
-    _vectorise(sch, inner, target)
+    _parallel(sch, loops[:-1], loops)
+    _vectorise(sch, loops[-1], target)
+
+
+def _parallel(sch: s_tir.Schedule, outer: list[Any], nest: list[Any]) -> None:
+    """Share `outer` among threads if the whole nest is worth waking them."""
+    work = math.prod(int(sch.get(loop).extent) for loop in nest)
+    if not outer or work < WORTH_THREADS:
+        return
+    fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
+    if int(sch.get(fused).extent) > 1:
+        sch.parallel(fused)
 
 
 def _vectorise(sch: s_tir.Schedule, loop: Any, target: Target) -> None:
