@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from perse_compile.errors import PassError
 from perse_compile.ops import OPS
@@ -59,7 +60,7 @@ class Emitter:
 
     def __call__(self, op: str, *args: Any, suffix: str = "") -> fx.Node:
         """Add a call of an operation; it takes the name of the node being rewritten."""
-        args = fx.map_aggregate(args, lambda a: self.tensor_node(a) if isinstance(a, Tensor) else a)
+        args = map_aggregate(args, lambda a: self.tensor_node(a) if isinstance(a, Tensor) else a)
         node = self.graph.create_node("call_function", OPS[op], args, name=self.new_name(suffix))
         value = run_on_meta(node, self.meta)
         node.meta["shape"], self.meta[node] = without_batch(node.name, value), value

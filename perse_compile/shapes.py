@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from perse_compile.errors import PassError
 from perse_compile.program import InputSpec, Program
@@ -39,7 +40,7 @@ def annotate_graph(graph: fx.Graph, spec: InputSpec, tensors: dict[str, Tensor])
 
 
 def run_on_meta(node: fx.Node, values: dict[fx.Node, Any]) -> Tensor:
-    args = fx.map_arg(node.args, lambda n: values[n])
+    args = map_arg(node.args, lambda n: values[n])
     try:
         result: Tensor = node.target(*args)  # type: ignore[operator]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
