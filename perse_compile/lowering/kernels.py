@@ -35,6 +35,7 @@ class Stored:
     name: str
     shape: tuple[int, ...]  # physical
     order: tuple[int, ...]
+    dtype: str = "float32"
 
     def as_value(self, shape: tuple[int, ...] | None = None) -> Value:
         return Value(te.placeholder(shape or self.shape, name=_identifier(self.name)), self.order)

@@ -32,7 +32,7 @@ class ModuleBuilder:
     def add_function(self, name: str, inputs: list[Stored], calls: list[KernelCall], outputs: list[Stored]) -> None:
         """A straight line of kernel calls. Parameters: the inputs, then the constants used, in order of first use."""
         keys = self._take_constants(calls)
-        variables = [_variable(f"input{i}", stored.shape) for i, stored in enumerate(inputs)]
+        variables = [_variable(f"input{i}", stored.shape, stored.dtype) for i, stored in enumerate(inputs)]
         weights = [_variable(f"w{i}", self.constants[key].array.shape) for i, key in enumerate(keys)]
         values: dict[str, relax.Expr] = {s.name: v for s, v in zip(inputs, variables, strict=True)}
         bound = dict(zip(keys, weights, strict=True))
@@ -85,8 +85,8 @@ class ModuleBuilder:
         return name
 
 
-def _variable(name: str, shape: tuple[int, ...]) -> relax.Var:
-    return relax.Var(name, relax.TensorType(shape, "float32"))
+def _variable(name: str, shape: tuple[int, ...], dtype: str = "float32") -> relax.Var:
+    return relax.Var(name, relax.TensorType(shape, dtype))
 
 
 def lower_nodes(

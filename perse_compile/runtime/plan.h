@@ -56,6 +56,8 @@ typedef struct {
     uint32_t train_batch;    /* B */
     uint32_t backbone_crc32; /* of all of backbone.bin after its header: which weights this code was built for */
     uint64_t backbone_size;  /* of the file */
+    uint32_t heads_id;       /* crc32 of the weights section and the taps' names: heads fit every build with the same id.
+                              * (Not backbone_crc32: the factory pack lies inside backbone.bin and cannot know that.) */
     uint64_t arena_size;     /* bytes */
     int (*input_u8)(uint8_t *arena, const uint8_t *weights, const uint8_t *image);  /* HWC pixels: normalises */
     int (*input_f32)(uint8_t *arena, const uint8_t *weights, const float *image);   /* HWC, already normalised */
@@ -87,7 +89,7 @@ typedef struct {
     uint32_t crc32;  /* of bytes [64, length) */
     uint64_t length; /* of the file */
     uint32_t exits, classes;
-    uint32_t backbone_crc32; /* the backbone these heads belong to */
+    uint32_t heads_id;       /* perse_plan.heads_id of the artifact these heads belong to */
     uint32_t generation;     /* 0 = factory; +1 with every personalisation that went live */
     uint32_t header_crc32;   /* of the 40 bytes before this field; 0 = not given */
     uint8_t reserved[20];    /* 0 */

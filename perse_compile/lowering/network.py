@@ -1,0 +1,231 @@
+"""A whole program lowered: every stage, pool, head and training step as lines of kernel calls with memory planned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from torch import fx
+from tvm import te, tirx
+
+from perse_compile.lowering.expressions import constant
+from perse_compile.lowering.heads import TrainingStep, head_inputs, lower_head, lower_training
+from perse_compile.lowering.kernels import KernelCall, Stored
+from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
+from perse_compile.lowering.plan import Argument, Buffer, Line, place, prim_funcs, read_line
+from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.values import CHANNELS_LAST, Constant
+from perse_compile.program import Exit, Program
+from perse_compile.shapes import annotate_shapes
+from perse_compile.targets import Target
+
+TRAIN_BATCH = 32
+CACHE_LINE = 64
+
+
+@dataclass(frozen=True)
+class LoweredExit:
+    """What one exit needs at run time. Each line's first parameter is its data, the others weights or heads."""
+
+    exit: Exit
+    stage: Line
+    pool: Line
+    head: Line
+    training: TrainingStep
+    train_arena: int  # bytes
+
+
+@dataclass(frozen=True)
+class Network:
+    """Ready to be emitted: kernels, weights with offsets, and lines whose buffers have their places in the arena."""
+
+    program: Program
+    target: Target
+    input: Line
+    image: Buffer  # where normalised pixels lie
+    exits: list[LoweredExit]
+    kernels: dict[str, tirx.PrimFunc]
+    weights: list[tuple[int, Constant]]  # (offset in the weights section, values)
+    weights_of_line: dict[str, list[int]]  # line name -> offsets of the weights it takes, in order
+    weights_size: int
+    arena: int  # bytes
+    live: int  # bytes of the greatest set of buffers alive together
+
+
+def lower(program: Program, target: Target) -> Network:
+    """Kernels scheduled for the target, every line planned. Raises LoweringError."""
+    annotate_shapes(program)
+    builder = ModuleBuilder(target)
+    _add_input(builder, program)
+    spec = program.input
+    values: dict[str, Stored] = {
+        _placeholder(program).name: Stored(_placeholder(program).name, (1, spec.height, spec.width, spec.channels), CHANNELS_LAST)
+    }
+    for index, exit in enumerate(program.exits):
+        _add_stage(builder, program, index, values)
+        _add_pool(builder, program, exit, values)
+        _add_head(builder, exit, len(program.classes), target)
+    module = builder.module()
+    steps = {
+        exit.name: lower_training(program.training[exit.name], f"train_{exit.name}", exit.features, len(program.classes), TRAIN_BATCH, target)
+        for exit in program.exits
+    }
+    lines = {name: read_line(module, name) for name in builder.functions}
+    weights, where = _lay_out(builder)
+    image, arena, live = _plan(program, lines)
+    kernels = prim_funcs(module)
+    for step in steps.values():
+        kernels |= step.kernels
+    exits = [
+        LoweredExit(e, lines[f"stage_{e.name}"], lines[f"pool_{e.name}"], lines[f"head_{e.name}"], steps[e.name], _plan_step(steps[e.name]))
+        for e in program.exits
+    ]
+    offsets = {name: [where[key] for key in keys] for name, keys in builder.functions.items()}
+    size = max((offset + c.array.nbytes for offset, c in weights), default=0)
+    return Network(program, target, lines["input"], image, exits, kernels, weights, offsets, _aligned(size), arena, live)
+
+
+def _placeholder(program: Program) -> fx.Node:
+    return next(node for node in program.module.graph.nodes if node.op == "placeholder")
+
+
+def _add_input(builder: ModuleBuilder, program: Program) -> None:
+    """uint8 pixels to what the network was trained on: (pixel / 255 - mean) / std."""
+    spec = program.input
+    shape = (1, spec.height, spec.width, spec.channels)
+    std, mean = np.array(spec.std, np.float64), np.array(spec.mean, np.float64)
+    scale = Constant("input.scale", (1 / (255 * std)).astype(np.float32))
+    shift = Constant("input.shift", (-mean / std).astype(np.float32))
+    pixels = te.placeholder(shape, "uint8", name="pixels")
+    s, b = te.placeholder(scale.array.shape, name="scale"), te.placeholder(shift.array.shape, name="shift")
+    image = te.compute(shape, lambda n, h, w, c: pixels[n, h, w, c].astype("float32") * s[c] + b[c], name="image")
+    call = KernelCall(
+        "normalise",
+        te.create_prim_func([pixels, s, b, image]),
+        partial(elementwise.schedule, target=builder.target),
+        [("pixels", shape), scale, shift],
+        "image",
+        shape,
+    )
+    builder.add_function("input", [Stored("pixels", shape, CHANNELS_LAST, "uint8")], [call], [Stored("image", shape, CHANNELS_LAST)])
+
+
+def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dict[str, Stored]) -> None:
+    stage = program.stages[index]
+    nodes = [program.node(name) for name in stage.nodes]
+    tap = program.node(stage.output)
+    entering = values[stage.input]
+    inside = {stage.input: entering}
+    calls = lower_nodes(nodes, {tap}, inside, weights_of(program.module), builder.target)
+    if inside[tap.name].name == entering.name:  # the stage only looks at its input differently
+        calls, inside[tap.name] = [*calls, _copy(entering, tap.name, builder.target)], replace(inside[tap.name], name=tap.name)
+    result = inside[tap.name]
+    builder.add_function(f"stage_{stage.name}", [entering], calls, [result])
+    values[tap.name] = replace(result, name=tap.name)
+
+
+def _copy(source: Stored, name: str, target: Target) -> KernelCall:
+    data = source.as_value().tensor
+    func = te.create_prim_func([data, te.compute(source.shape, lambda *i: data(*i) * constant(1.0), name="copy")])
+    return KernelCall("copy", func, partial(elementwise.schedule, target=target), [(source.name, source.shape)], name, source.shape)
+
+
+def _add_pool(builder: ModuleBuilder, program: Program, exit: Exit, values: dict[str, Stored]) -> None:
+    pool = next(node for node in program.node(exit.tap).users if getattr(node.target, "__name__", "") == "pool_features")
+    tap = values[exit.tap]
+    inside = {exit.tap: tap}
+    calls = lower_nodes([pool], {pool}, inside, weights_of(program.module), builder.target)
+    builder.add_function(f"pool_{exit.name}", [tap], calls, [inside[pool.name]])
+
+
+def _add_head(builder: ModuleBuilder, exit: Exit, classes: int, target: Target) -> None:
+    calls, logits = lower_head(exit.features, classes, target)
+    builder.add_function(f"head_{exit.name}", head_inputs(exit.features, classes), calls, [logits])
+
+
+def _lay_out(builder: ModuleBuilder) -> tuple[list[tuple[int, Constant]], dict[str, int]]:
+    """Every constant once, in order of first use, each on a cache line."""
+    laid, where, offset = [], {}, 0
+    for key, weight in builder.constants.items():
+        laid.append((offset, weight))
+        where[key] = offset
+        offset = _aligned(offset + weight.array.nbytes)
+    return laid, where
+
+
+def _plan(program: Program, lines: dict[str, Line]) -> tuple[Buffer, int, int]:
+    """One arena for everything between an image and its last exit, on one clock."""
+    clock = Clock()
+    clock.run(lines["input"])
+    current = image = _buffer(lines["input"].results[0])
+    for exit in program.exits:
+        stage, pool, head = (lines[f"{kind}_{exit.name}"] for kind in ("stage", "pool", "head"))
+        _feed(stage, current)
+        clock.run(stage)
+        current = _buffer(stage.results[0])
+        _feed(pool, current)
+        clock.run(pool)
+        clock.touch(current)
+        clock.run(head)
+    return image, place(clock.buffers), clock.greatest_live()
+
+
+def _plan_step(step: TrainingStep) -> int:
+    """Loss and gradients, then both updates, in an arena of their own."""
+    _, weight_gradient, bias_gradient = step.gradient.results
+    clock = Clock()
+    clock.run(step.gradient)
+    _feed(step.update_weight, _buffer(weight_gradient), parameter=1)
+    _feed(step.update_bias, _buffer(bias_gradient), parameter=1)
+    clock.run(step.update_weight)
+    clock.run(step.update_bias)
+    for result in (*step.gradient.results, *step.update_weight.results, *step.update_bias.results):
+        clock.touch(_buffer(result))
+    return place(clock.buffers)
+
+
+class Clock:
+    """Numbers the calls of several lines and notes when each buffer is first written and last read."""
+
+    def __init__(self) -> None:
+        self.time = 0
+        self.buffers: list[Buffer] = []
+
+    def run(self, line: Line) -> None:
+        for call in line.calls:
+            self.time += 1
+            for argument in call.arguments:
+                if argument.buffer is not None:
+                    self.touch(argument.buffer)
+        self.time += 1
+        for result in line.results:
+            if result.buffer is not None:
+                self.touch(result.buffer)
+
+    def touch(self, buffer: Buffer) -> None:
+        if buffer.first < 0:
+            buffer.first = self.time
+            self.buffers.append(buffer)
+        buffer.last = self.time
+
+    def greatest_live(self) -> int:
+        return max((sum(b.size for b in self.buffers if b.first <= t <= b.last) for t in range(self.time + 1)), default=0)
+
+
+def _feed(line: Line, buffer: Buffer, parameter: int = 0) -> None:
+    """Let a line read `buffer` where it took a parameter."""
+    given, fed = Argument(parameter=parameter), Argument(buffer=buffer)
+    for call in line.calls:
+        call.arguments = [fed if argument == given else argument for argument in call.arguments]
+    line.results = [fed if result == given else result for result in line.results]
+
+
+def _buffer(argument: Argument) -> Buffer:
+    assert argument.buffer is not None
+    return argument.buffer
+
+
+def _aligned(size: int) -> int:
+    return -(-size // CACHE_LINE) * CACHE_LINE
+
