@@ -119,9 +119,14 @@ class Probes:
     logits: Floats
 
 
-def heads_id(weights: bytes, program: Program) -> int:
-    """What heads must match: the weights they were trained on, and where they tap them."""
-    return zlib.crc32("\n".join(exit.tap for exit in program.exits).encode(), zlib.crc32(weights))
+def heads_id(program: Program) -> int:
+    """What heads must match, on whatever target: the backbone they were trained on, and where they tap it."""
+    heads = tuple(f"{exit.name}." for exit in program.exits)
+    crc = zlib.crc32("\n".join(f"{exit.tap} {exit.grid}" for exit in program.exits).encode())
+    for name, tensor in sorted(program.tensors().items()):
+        if not name.startswith(heads):
+            crc = zlib.crc32(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes(), zlib.crc32(name.encode(), crc))
+    return crc
 
 
 def encode_backbone(weights: bytes, pack: bytes, probes: Probes) -> bytes:

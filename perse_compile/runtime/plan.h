@@ -56,7 +56,7 @@ typedef struct {
     uint32_t train_batch;    /* B */
     uint32_t backbone_crc32; /* of all of backbone.bin after its header: which weights this code was built for */
     uint64_t backbone_size;  /* of the file */
-    uint32_t heads_id;       /* crc32 of the weights section and the taps' names: heads fit every build with the same id.
+    uint32_t heads_id;       /* over the backbone's tensors and the taps: heads fit every build with the same id, on any target.
                               * (Not backbone_crc32: the factory pack lies inside backbone.bin and cannot know that.) */
     uint64_t arena_size;     /* bytes */
     int (*input_u8)(uint8_t *arena, const uint8_t *weights, const uint8_t *image);  /* HWC pixels: normalises */

@@ -1,0 +1,104 @@
+"""An artifact on disk: its manifest, checked files, and its executable as a function that returns JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perse_compile import manifest
+from perse_compile.devices import Device
+from perse_compile.errors import ArtifactError, DeviceError
+from perse_compile.program import InputSpec
+
+Progress = Callable[[str, int, int], None]  # phase, done, total
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened artifact; every file was checked when it was opened."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def input(self) -> InputSpec:
+        fields = self.manifest["input"]
+        return InputSpec(fields["height"], fields["width"], fields["channels"], tuple(fields["mean"]), tuple(fields["std"]))
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.manifest["classes"])
+
+    @property
+    def machine(self) -> str:
+        return str(self.manifest["target"]["machine"])
+
+    @property
+    def emulator(self) -> str:
+        return str(self.manifest["target"]["emulator"])
+
+    def call(self, device: Device, arguments: Sequence[str], progress: Progress | None = None) -> dict[str, Any]:
+        """Run `perse ARGUMENTS --json` and give what it prints. Raises DeviceError with the executable's own line."""
+        command = [*device.prefix, str(self.folder.resolve() / "perse"), *arguments, "--json"]
+        if progress is not None:
+            command.append("--progress")
+        with tempfile.TemporaryFile("w+") as answer:  # a file: a full pipe would stop the executable
+            try:
+                process = subprocess.Popen(command, stdout=answer, stderr=subprocess.PIPE, text=True)
+            except OSError as error:
+                raise DeviceError(f"cannot start {command[0]}: {error.strerror}; is the artifact complete?") from error
+            with process:
+                try:
+                    complaints = _follow(process, progress)
+                    status = process.wait()
+                except KeyboardInterrupt:
+                    process.terminate()
+                    raise
+            answer.seek(0)
+            output = answer.read()
+        if status < 0:
+            raise DeviceError(f"{self.folder / 'perse'} was stopped by signal {-status}; its heads are as they were")
+        if status != 0 and not output.strip():
+            raise DeviceError(complaints[-1] if complaints else f"{self.folder / 'perse'} failed with status {status}")
+        try:
+            result: dict[str, Any] = json.loads(output)
+        except ValueError as error:
+            raise DeviceError(f"{self.folder / 'perse'} did not print JSON; build the artifact again") from error
+        return {**result, "exit_status": status}
+
+
+def _follow(process: subprocess.Popen[str], progress: Progress | None) -> list[str]:
+    complaints = []
+    for line in process.stderr or ():
+        match = re.fullmatch(r"progress (\S+) (\d+) (\d+)", line.strip())
+        if match and progress is not None:
+            progress(match[1], int(match[2]), int(match[3]))
+        elif line.strip():
+            complaints.append(line.strip())
+    return complaints
+
+
+def open_artifact(folder: Path) -> Artifact:
+    """Check everything in the folder, then use it. Raises ArtifactError."""
+    fields = manifest.read_manifest(folder)
+    for name, known in fields["files"].items():
+        path = folder / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"cannot read {path}: {error.strerror}; build the artifact again") from error
+        if len(data) != known["bytes"] or zlib.crc32(data) != known["crc32"]:
+            raise ArtifactError(f"{path} is damaged or not of this artifact; build the artifact again")
+    pack = folder / manifest.PACK
+    if pack.exists():
+        heads = manifest.read_pack(pack)
+        if heads.heads_id != fields["heads_id"]:
+            raise ArtifactError(f"{pack} belongs to another artifact; `perse-compile personalise {folder} --reset` brings back the factory heads")
+    return Artifact(folder, fields)
