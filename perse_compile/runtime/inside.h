@@ -1,0 +1,100 @@
+/* inside.h - what the library's own files share. Not for apps; they include perse.h. */
+#ifndef PERSE_INSIDE_H
+#define PERSE_INSIDE_H
+#include "perse.h"
+#include "plan.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "files are little-endian and used as they are");
+
+/* ---- memory: one block of the caller's, carved into 64-byte aligned pieces. A first pass with base NULL counts. ---- */
+
+typedef struct {
+    uint8_t *base;
+    size_t size, used; /* used = SIZE_MAX: did not fit */
+} perse_carver;
+
+perse_carver perse_carve_in(void *memory, size_t size); /* skips to the first aligned byte */
+void *perse_carve(perse_carver *c, uint64_t count, size_t each);
+size_t perse_carved_size(const perse_carver *c); /* after a counting pass: what to ask the caller for */
+
+/* ---- failures ---- */
+
+perse_status perse_fail(perse_status status, const char *detail); /* sets perse_detail() */
+perse_status perse_fail_errno(int error, const char *file);
+
+/* ---- crc32 of zlib ---- */
+
+uint32_t perse_crc32(uint32_t crc, const void *data, size_t size);
+
+/* ---- threads.c ---- */
+
+typedef struct perse_pool perse_pool;
+int perse_cores(void);
+perse_pool *perse_pool_carve(perse_carver *c, int threads); /* NULL while counting */
+perse_status perse_pool_start(perse_pool *pool);
+void perse_pool_stop(perse_pool *pool);
+void perse_pool_enter(perse_pool *pool); /* kernels that this thread runs from here on use the pool */
+void perse_pool_leave(void);
+
+/* ---- pack.c: heads in memory ---- */
+
+typedef struct {
+    bool enabled;
+    float temperature, threshold;
+    perse_head head;
+} perse_pack_entry;
+
+typedef struct {
+    uint32_t generation;
+    perse_pack_entry *exit; /* [exits] */
+} perse_pack;
+
+void perse_pack_carve(perse_carver *c, const perse_plan *plan, perse_pack *pack);
+void perse_head_carve(perse_carver *c, uint32_t features, uint32_t classes, perse_head *head);
+void perse_head_copy(const perse_head *to, const perse_head *from, uint32_t features, uint32_t classes);
+void perse_pack_copy(const perse_plan *plan, perse_pack *to, const perse_pack *from);
+uint64_t perse_pack_bytes(const perse_plan *plan); /* length of a pack file */
+perse_status perse_pack_parse(const perse_plan *plan, const uint8_t *bytes, uint64_t size, const char *name, perse_pack *into);
+perse_status perse_pack_read(const perse_plan *plan, int folder, const char *name, perse_pack *into);
+
+/* ---- the library's state ---- */
+
+struct perse {
+    const perse_plan *plan;
+    int folder;
+    const uint8_t *file; /* backbone.bin, mapped */
+    const perse_backbone_header *header;
+    const uint8_t *weights;
+    perse_pool *pool;
+    int threads;
+    uint32_t features; /* of one image, over all exits */
+    uint8_t *arena, *image;
+    float *feature, *logits; /* of one exit */
+    perse_pack live, spare;
+};
+
+perse_status perse_factory(perse *p, perse_pack *into);
+uint32_t perse_feature_offset(const perse_plan *plan, uint32_t exit);
+uint64_t perse_full_macs(const perse_plan *plan);
+
+/* features -> logits with any head; enters the pool. */
+perse_status perse_apply_head(perse *p, uint32_t exit, const perse_head *head, const float *features, float *logits);
+
+/* Top-1 of softmax(logits / temperature). False when the logits are not finite. */
+bool perse_top(const float *logits, uint32_t classes, float temperature, int *label, float *confidence);
+
+/* ---- training.c ---- */
+
+struct perse_training {
+    perse *p;
+    const perse_exit_plan *plan;
+    const perse_head *head; /* trained in place */
+    perse_head anchor;
+    float *velocity_weight, *velocity_bias, *features, *hard, *soft, *loss; /* aligned batch buffers */
+    uint8_t *arena;
+};
+
+perse_training *perse_training_carve(perse_carver *c, const perse_plan *plan, uint32_t exit);
+void perse_training_begin(perse_training *t, perse *p, uint32_t exit, const perse_head *head);
+perse_status perse_training_step(perse_training *t, float inverse_temperature, float learning_rate, float momentum, float decay);
+#endif

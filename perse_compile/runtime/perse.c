@@ -1,0 +1,340 @@
+/* perse.c - open, close, and the walk through stages and exits. */
+#define _DEFAULT_SOURCE
+#include "inside.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char BACKBONE[] = "backbone.bin";
+
+uint32_t perse_feature_offset(const perse_plan *plan, uint32_t exit) {
+    uint32_t offset = 0;
+    for (uint32_t e = 0; e < exit; e++) offset += plan->exit[e].features;
+    return offset;
+}
+
+uint64_t perse_full_macs(const perse_plan *plan) {
+    uint64_t macs = plan->exit[plan->exits - 1].head_macs;
+    for (uint32_t e = 0; e < plan->exits; e++) macs += plan->exit[e].stage_macs;
+    return macs;
+}
+
+static size_t pixels(const perse_plan *plan) { return (size_t)plan->height * plan->width * plan->channels; }
+
+/* ---- open ---- */
+
+static perse *carve_all(perse_carver *c, const perse_plan *plan, int threads) {
+    uint32_t widest = 0;
+    for (uint32_t e = 0; e < plan->exits; e++)
+        if (plan->exit[e].features > widest) widest = plan->exit[e].features;
+    perse *p = perse_carve(c, 1, sizeof *p), all = {.plan = plan, .folder = -1, .threads = threads};
+    all.features = perse_feature_offset(plan, plan->exits);
+    all.pool = perse_pool_carve(c, threads);
+    all.arena = perse_carve(c, plan->arena_size, 1);
+    all.image = perse_carve(c, pixels(plan), sizeof(float));
+    all.feature = perse_carve(c, widest, sizeof(float));
+    all.logits = perse_carve(c, plan->classes, sizeof(float));
+    perse_pack_carve(c, plan, &all.live);
+    perse_pack_carve(c, plan, &all.spare);
+    if (c->base != NULL && c->used != SIZE_MAX) *p = all;
+    return p;
+}
+
+static int resolve_threads(int threads) { return threads == 0 ? perse_cores() : threads; }
+
+size_t perse_memory_size(int threads) {
+    if (threads < 0 || threads > PERSE_MAX_THREADS) return 0;
+    perse_carver c = {NULL, 0, 0};
+    carve_all(&c, &perse_the_plan, resolve_threads(threads));
+    return perse_carved_size(&c);
+}
+
+static uint64_t next_page(uint64_t offset) { return (offset + 4095) / 4096 * 4096; }
+
+/* Every figure of the header follows from the plan or from the figures before it. */
+static bool layout_is_sound(const perse_plan *plan, const perse_backbone_header *h) {
+    uint64_t length = h->length, image = (pixels(plan) + 63) / 64 * 64;
+    uint64_t probe = image + (uint64_t)plan->exits * plan->classes * sizeof(float);
+    if (h->weights_offset != 4096 || h->weights_size > length) return false;
+    if (h->pack_offset != next_page(h->weights_offset + h->weights_size) || h->pack_offset > length) return false;
+    if (h->pack_size > length - h->pack_offset) return false;
+    uint64_t probes = next_page(h->pack_offset + h->pack_size);
+    if ((uint64_t)h->probe_offset_pages * 4096 != probes || probes > length || h->probes > (length - probes) / probe) return false;
+    return next_page(probes + h->probes * probe) == next_page(length);
+}
+
+static perse_status check_backbone(const perse_plan *plan, const uint8_t *file, uint64_t size) {
+    const perse_backbone_header *h = (const perse_backbone_header *)(const void *)file;
+    if (memcmp(h->magic, "PERSEBIN", 8) != 0) return perse_fail(PERSE_BAD_MAGIC, BACKBONE);
+    if (h->version != PERSE_FORMAT_VERSION) return perse_fail(PERSE_BAD_VERSION, BACKBONE);
+    if (h->length != size) return perse_fail(PERSE_TRUNCATED, BACKBONE);
+    if (perse_crc32(0, file + sizeof *h, (size_t)size - sizeof *h) != h->crc32) return perse_fail(PERSE_BAD_CHECKSUM, BACKBONE);
+    if (h->crc32 != plan->backbone_crc32 || size != plan->backbone_size) return perse_fail(PERSE_WRONG_BACKBONE, BACKBONE);
+    if (!layout_is_sound(plan, h)) return perse_fail(PERSE_BAD_LAYOUT, BACKBONE);
+    return PERSE_OK;
+}
+
+static perse_status map_backbone(perse *p) {
+    int fd = openat(p->folder, BACKBONE, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return perse_fail_errno(errno, BACKBONE);
+    struct stat about;
+    perse_status status = PERSE_OK;
+    void *file = MAP_FAILED;
+    if (fstat(fd, &about) != 0) status = perse_fail_errno(errno, BACKBONE);
+    else if (!S_ISREG(about.st_mode)) status = perse_fail_errno(EISDIR, BACKBONE);
+    else if ((uint64_t)about.st_size < sizeof(perse_backbone_header) || (uint64_t)about.st_size > SIZE_MAX)
+        status = perse_fail(PERSE_TRUNCATED, BACKBONE);
+    else if ((file = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
+        status = perse_fail_errno(errno, BACKBONE);
+    close(fd);
+    PERSE_TRY(status);
+    status = check_backbone(p->plan, file, (uint64_t)about.st_size);
+    if (status != PERSE_OK) {
+        munmap(file, (size_t)about.st_size);
+        return status;
+    }
+    p->file = file;
+    p->header = file;
+    p->weights = p->file + p->header->weights_offset;
+    return PERSE_OK;
+}
+
+perse_status perse_factory(perse *p, perse_pack *into) {
+    return perse_pack_parse(p->plan, p->file + p->header->pack_offset, p->header->pack_size, BACKBONE, into);
+}
+
+static perse_status open_files(perse *p, const char *folder, bool factory) {
+    p->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (p->folder < 0) return perse_fail_errno(errno, folder);
+    PERSE_TRY(map_backbone(p));
+    perse_status status = factory ? PERSE_NO_FILE : perse_pack_read(p->plan, p->folder, "heads.pack", &p->live);
+    return status == PERSE_NO_FILE ? perse_factory(p, &p->live) : status;
+}
+
+static void close_files(perse *p) {
+    if (p->file != NULL) munmap((void *)(uintptr_t)p->file, (size_t)p->header->length);
+    if (p->folder >= 0) close(p->folder);
+}
+
+static perse_status open_any(perse **out, const char *folder, int threads, void *memory, size_t size, bool factory) {
+    if (out == NULL || folder == NULL || memory == NULL || threads < 0 || threads > PERSE_MAX_THREADS)
+        return perse_fail(PERSE_BAD_ARGUMENT, "");
+    *out = NULL;
+    perse_carver c = perse_carve_in(memory, size);
+    perse *p = carve_all(&c, &perse_the_plan, resolve_threads(threads));
+    if (c.used == SIZE_MAX) return perse_fail(PERSE_OUT_OF_MEMORY, "perse_memory_size");
+    perse_status status = open_files(p, folder, factory);
+    if (status == PERSE_OK) status = perse_pool_start(p->pool);
+    if (status == PERSE_OK) *out = p;
+    else close_files(p);
+    return status;
+}
+
+perse_status perse_open(perse **out, const char *folder, int threads, void *memory, size_t size) {
+    return open_any(out, folder, threads, memory, size, false);
+}
+
+perse_status perse_open_factory(perse **out, const char *folder, int threads, void *memory, size_t size) {
+    return open_any(out, folder, threads, memory, size, true);
+}
+
+void perse_close(perse *p) {
+    if (p == NULL) return;
+    perse_pool_stop(p->pool);
+    close_files(p);
+}
+
+/* ---- look ---- */
+
+perse_info perse_get_info(const perse *p) {
+    const perse_plan *plan = p->plan;
+    return (perse_info){plan->name,    plan->target,   plan->version,     plan->class_names,     plan->height,
+                        plan->width,   plan->channels, plan->classes,     plan->exits,           p->features,
+                        plan->train_batch, p->header->probes, p->live.generation, (uint32_t)p->threads, plan->backbone_size,
+                        perse_full_macs(plan)};
+}
+
+static bool is_exit(const perse *p, int exit) { return p != NULL && exit >= 0 && (uint32_t)exit < p->plan->exits; }
+
+perse_status perse_get_exit(const perse *p, int exit, perse_exit_info *out) {
+    if (!is_exit(p, exit) || out == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    const perse_exit_plan *x = &p->plan->exit[exit];
+    const perse_pack_entry *entry = &p->live.exit[exit];
+    *out = (perse_exit_info){x->name, x->tap, x->features, perse_feature_offset(p->plan, (uint32_t)exit), x->stage_macs,
+                             x->head_macs, entry->enabled, entry->temperature, entry->threshold};
+    return PERSE_OK;
+}
+
+perse_status perse_set_exit(perse *p, int exit, bool enabled, float temperature, float threshold) {
+    if (!is_exit(p, exit) || !isfinite(temperature) || temperature <= 0 || !isfinite(threshold)) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    if (!enabled && (uint32_t)exit + 1 == p->plan->exits) return perse_fail(PERSE_BAD_ARGUMENT, "the final exit is always enabled");
+    perse_pack_entry *entry = &p->live.exit[exit];
+    entry->enabled = enabled;
+    entry->temperature = temperature;
+    entry->threshold = threshold;
+    return PERSE_OK;
+}
+
+perse_status perse_get_probe(const perse *p, int probe, const uint8_t **image, const float **logits) {
+    if (p == NULL || image == NULL || logits == NULL || probe < 0 || (uint32_t)probe >= p->header->probes)
+        return perse_fail(PERSE_BAD_ARGUMENT, "");
+    size_t padded = (pixels(p->plan) + 63) / 64 * 64;
+    const uint8_t *section = p->file + (size_t)p->header->probe_offset_pages * 4096;
+    *image = section + (size_t)probe * padded;
+    *logits = (const float *)(const void *)(section + p->header->probes * padded) + (size_t)probe * p->plan->exits * p->plan->classes;
+    return PERSE_OK;
+}
+
+/* ---- the walk ---- */
+
+enum { EVERY = -2 }; /* like PERSE_CASCADE, but every exit answers */
+
+/* What is wanted of a walk; pointers may be NULL. */
+typedef struct {
+    int exit;              /* PERSE_CASCADE, EVERY, or the one that answers */
+    perse_result *results; /* one, or [exits] for EVERY */
+    float *logits;         /* likewise */
+    float *features;       /* EVERY: [features] */
+    double *input, *stage, *head; /* EVERY: milliseconds */
+} wanted;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+bool perse_top(const float *logits, uint32_t classes, float temperature, int *label, float *confidence) {
+    uint32_t best = 0;
+    for (uint32_t k = 0; k < classes; k++) {
+        if (!isfinite(logits[k])) return false;
+        if (logits[k] > logits[best]) best = k;
+    }
+    double sum = 0;
+    for (uint32_t k = 0; k < classes; k++) sum += exp(((double)logits[k] - logits[best]) / temperature);
+    *label = (int)best;
+    *confidence = (float)(1 / sum);
+    return true;
+}
+
+static perse_status kernel(int code) { return code == 0 ? PERSE_OK : PERSE_KERNEL_FAILED; }
+
+/* Pools at exit e and, if an answer is wanted, gives it. */
+static perse_status answer(perse *p, uint32_t e, int stages, bool head, perse_result *result) {
+    const perse_exit_plan *x = &p->plan->exit[e];
+    const perse_pack_entry *entry = &p->live.exit[e];
+    PERSE_TRY(kernel(x->pool(p->arena, p->weights, p->feature)));
+    if (!head) return PERSE_OK;
+    PERSE_TRY(kernel(x->head(p->arena, p->feature, &entry->head, p->logits)));
+    result->exit = (int)e;
+    result->stages = stages;
+    if (perse_top(p->logits, p->plan->classes, entry->temperature, &result->label, &result->confidence)) return PERSE_OK;
+    return perse_fail(PERSE_KERNEL_FAILED, "logits are not finite");
+}
+
+static perse_status walk(perse *p, const wanted *w) {
+    const perse_plan *plan = p->plan;
+    int stages = 0;
+    for (uint32_t e = 0; e < plan->exits; e++) {
+        double start = now();
+        PERSE_TRY(kernel(plan->exit[e].stage(p->arena, p->weights)));
+        stages++;
+        if (w->stage != NULL) w->stage[e] = now() - start;
+        const perse_pack_entry *entry = &p->live.exit[e];
+        bool final = e + 1 == plan->exits;
+        if (w->exit == PERSE_CASCADE ? !entry->enabled && !final : w->exit != EVERY && w->exit != (int)e) continue;
+        perse_result result;
+        start = now();
+        PERSE_TRY(answer(p, e, stages, w->results != NULL || w->head != NULL, &result));
+        if (w->head != NULL) w->head[e] = now() - start;
+        uint32_t row = w->exit == EVERY ? e : 0;
+        bool taken = final || w->exit != PERSE_CASCADE || result.confidence >= entry->threshold;
+        if (w->results != NULL && taken) w->results[row] = result;
+        if (w->logits != NULL && taken) memcpy(w->logits + (size_t)row * plan->classes, p->logits, plan->classes * sizeof(float));
+        if (w->features != NULL)
+            memcpy(w->features + perse_feature_offset(plan, e), p->feature, plan->exit[e].features * sizeof(float));
+        if (taken && w->exit != EVERY) return PERSE_OK;
+    }
+    return PERSE_OK;
+}
+
+/* One of the images is given. Kernels want it aligned. */
+static perse_status walk_image(perse *p, const uint8_t *u8, const float *f32, const wanted *w) {
+    size_t count = pixels(p->plan);
+    for (size_t i = 0; f32 != NULL && i < count; i++)
+        if (!isfinite(f32[i])) return perse_fail(PERSE_NAN_INPUT, "");
+    double start = now();
+    if (u8 != NULL) memcpy(p->image, u8, count);
+    else memcpy(p->image, f32, count * sizeof(float));
+    perse_pool_enter(p->pool);
+    int code = u8 != NULL ? p->plan->input_u8(p->arena, p->weights, p->image)
+                          : p->plan->input_f32(p->arena, p->weights, (const float *)(const void *)p->image);
+    perse_status status = kernel(code);
+    if (w->input != NULL) *w->input = now() - start;
+    if (status == PERSE_OK) status = walk(p, w);
+    perse_pool_leave();
+    return status;
+}
+
+static perse_status run(perse *p, const uint8_t *u8, const float *f32, int exit, perse_result *result, float *logits) {
+    if (p == NULL || (u8 == NULL && f32 == NULL) || result == NULL || (exit != PERSE_CASCADE && !is_exit(p, exit)))
+        return perse_fail(PERSE_BAD_ARGUMENT, "");
+    return walk_image(p, u8, f32, &(wanted){.exit = exit, .results = result, .logits = logits});
+}
+
+perse_status perse_run_u8(perse *p, const uint8_t *image, int exit, perse_result *result, float *logits) {
+    return run(p, image, NULL, exit, result, logits);
+}
+
+perse_status perse_run_f32(perse *p, const float *image, int exit, perse_result *result, float *logits) {
+    return run(p, NULL, image, exit, result, logits);
+}
+
+static perse_status observe(perse *p, const uint8_t *u8, const float *f32, perse_result *results, float *logits, float *features) {
+    if (p == NULL || (u8 == NULL && f32 == NULL) || results == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    return walk_image(p, u8, f32, &(wanted){.exit = EVERY, .results = results, .logits = logits, .features = features});
+}
+
+perse_status perse_observe_u8(perse *p, const uint8_t *image, perse_result *results, float *logits, float *features) {
+    return observe(p, image, NULL, results, logits, features);
+}
+
+perse_status perse_observe_f32(perse *p, const float *image, perse_result *results, float *logits, float *features) {
+    return observe(p, NULL, image, results, logits, features);
+}
+
+static perse_status extract(perse *p, const uint8_t *u8, const float *f32, float *features) {
+    if (p == NULL || (u8 == NULL && f32 == NULL) || features == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    return walk_image(p, u8, f32, &(wanted){.exit = EVERY, .features = features});
+}
+
+perse_status perse_features_u8(perse *p, const uint8_t *image, float *features) { return extract(p, image, NULL, features); }
+perse_status perse_features_f32(perse *p, const float *image, float *features) { return extract(p, NULL, image, features); }
+
+perse_status perse_apply_head(perse *p, uint32_t exit, const perse_head *head, const float *features, float *logits) {
+    memcpy(p->feature, features, p->plan->exit[exit].features * sizeof(float));
+    perse_pool_enter(p->pool);
+    perse_status status = kernel(p->plan->exit[exit].head(p->arena, p->feature, head, p->logits));
+    perse_pool_leave();
+    PERSE_TRY(status);
+    memcpy(logits, p->logits, p->plan->classes * sizeof(float));
+    return PERSE_OK;
+}
+
+perse_status perse_head_logits(perse *p, int exit, const float *features, float *logits) {
+    if (!is_exit(p, exit) || features == NULL || logits == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    for (uint32_t i = 0; i < p->plan->exit[exit].features; i++)
+        if (!isfinite(features[i])) return perse_fail(PERSE_NAN_INPUT, "");
+    return perse_apply_head(p, (uint32_t)exit, &p->live.exit[exit].head, features, logits);
+}
+
+perse_status perse_profile_u8(perse *p, const uint8_t *image, double *input, double *stage, double *head) {
+    if (p == NULL || image == NULL || input == NULL || stage == NULL || head == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    return walk_image(p, image, NULL, &(wanted){.exit = EVERY, .input = input, .stage = stage, .head = head});
+}

@@ -1,0 +1,218 @@
+/* threads.c - a small pool under TVM's parallel launch, and the workspace of its kernels.
+ *
+ * A launch is a round: the tasks are claimed one by one by the caller and every worker. Workers spin for some
+ * microseconds after a round, since the next one mostly follows at once, and then sleep. */
+#define _POSIX_C_SOURCE 200809L
+#include "inside.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    void *sync;
+    int32_t num_task;
+} parallel_env;
+typedef int (*parallel_task)(int task_id, parallel_env *env, void *closure);
+
+/* A workspace block: this header, then the bytes. Blocks are a stack; one freed early waits for those above it. */
+typedef struct {
+    size_t below; /* offset of the block below, or NONE */
+    bool freed;
+} block;
+#define NONE SIZE_MAX
+
+struct perse_pool {
+    int threads, started, spin;
+    pthread_t *worker; /* [threads - 1] */
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    parallel_task task; /* of this round, with the next two */
+    void *closure;
+    int num_task;
+    atomic_uint round;
+    atomic_int next, busy, sleeping, failed;
+    atomic_bool stop;
+    pthread_mutex_t workspace_lock;
+    uint8_t *workspace; /* [PERSE_WORKSPACE] */
+    size_t top, end;    /* offset of the top block, or NONE; first free byte */
+};
+
+static _Thread_local perse_pool *current; /* whose kernels this thread runs */
+static _Thread_local bool inside_task;
+
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__ volatile("pause");
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ volatile("yield");
+#endif
+}
+
+int perse_cores(void) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return cores < 1 ? 1 : cores > PERSE_MAX_THREADS ? PERSE_MAX_THREADS : (int)cores;
+}
+
+static void claim_tasks(perse_pool *pool) {
+    parallel_env env = {NULL, pool->num_task};
+    for (int i; (i = atomic_fetch_add(&pool->next, 1)) < env.num_task;)
+        if (pool->task(i, &env, pool->closure) != 0) atomic_store(&pool->failed, 1);
+}
+
+static void *work(void *argument) {
+    perse_pool *pool = argument;
+    current = pool;
+    inside_task = true;
+    for (unsigned seen = 0;; seen++) {
+        for (int i = 0; i < pool->spin && atomic_load_explicit(&pool->round, memory_order_acquire) == seen; i++) relax();
+        if (atomic_load(&pool->round) == seen) {
+            pthread_mutex_lock(&pool->lock);
+            atomic_fetch_add(&pool->sleeping, 1);
+            while (atomic_load(&pool->round) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
+            atomic_fetch_sub(&pool->sleeping, 1);
+            pthread_mutex_unlock(&pool->lock);
+        }
+        if (atomic_load(&pool->stop)) return NULL;
+        claim_tasks(pool);
+        if (atomic_fetch_sub(&pool->busy, 1) == 1) {
+            pthread_mutex_lock(&pool->lock);
+            pthread_cond_signal(&pool->done);
+            pthread_mutex_unlock(&pool->lock);
+        }
+    }
+}
+
+static void next_round(perse_pool *pool) {
+    atomic_fetch_add(&pool->round, 1);
+    if (atomic_load(&pool->sleeping) == 0) return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* num_task 0: as many as there are threads. A launch inside a task runs in that task's thread. */
+static int launch(parallel_task task, void *closure, int num_task) {
+    perse_pool *pool = current;
+    if (pool == NULL || inside_task || pool->threads == 1) {
+        parallel_env env = {NULL, num_task == 0 ? 1 : num_task};
+        for (int i = 0; i < env.num_task; i++)
+            if (task(i, &env, closure) != 0) return -1;
+        return 0;
+    }
+    pool->task = task;
+    pool->closure = closure;
+    pool->num_task = num_task == 0 ? pool->threads : num_task;
+    atomic_store(&pool->next, 0);
+    atomic_store(&pool->failed, 0);
+    atomic_store(&pool->busy, pool->started);
+    next_round(pool);
+    inside_task = true;
+    claim_tasks(pool);
+    inside_task = false;
+    for (int i = 0; i < pool->spin && atomic_load_explicit(&pool->busy, memory_order_acquire) > 0; i++) relax();
+    if (atomic_load(&pool->busy) > 0) {
+        pthread_mutex_lock(&pool->lock);
+        while (atomic_load(&pool->busy) > 0) pthread_cond_wait(&pool->done, &pool->lock);
+        pthread_mutex_unlock(&pool->lock);
+    }
+    return atomic_load(&pool->failed) ? -1 : 0;
+}
+
+static void *workspace_alloc(int device_type, int device_id, uint64_t size, int code, int bits) {
+    (void)device_type, (void)device_id, (void)code, (void)bits;
+    perse_pool *pool = current;
+    uint8_t *piece = NULL;
+    if (pool == NULL) return NULL;
+    pthread_mutex_lock(&pool->workspace_lock);
+    size_t left = PERSE_WORKSPACE - pool->end;
+    if (left >= 128 && size <= left - 128) {
+        *(block *)(void *)(pool->workspace + pool->end) = (block){pool->top, false};
+        pool->top = pool->end;
+        piece = pool->workspace + pool->end + 64;
+        pool->end += 64 + ((size_t)size + 63) / 64 * 64;
+    }
+    pthread_mutex_unlock(&pool->workspace_lock);
+    if (piece == NULL) perse_fail(PERSE_KERNEL_FAILED, "kernel workspace exhausted");
+    return piece;
+}
+
+static int workspace_free(int device_type, int device_id, void *piece) {
+    (void)device_type, (void)device_id;
+    perse_pool *pool = current;
+    if (pool == NULL || piece == NULL) return -1;
+    pthread_mutex_lock(&pool->workspace_lock);
+    ((block *)(void *)((uint8_t *)piece - 64))->freed = true;
+    while (pool->top != NONE) {
+        block *top = (block *)(void *)(pool->workspace + pool->top);
+        if (!top->freed) break;
+        pool->end = pool->top;
+        pool->top = top->below;
+    }
+    pthread_mutex_unlock(&pool->workspace_lock);
+    return 0;
+}
+
+void *__TVMBackendParallelLaunch, *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace;
+
+/* ISO C has no conversion from a function's pointer to void *; POSIX promises that their bytes are alike. */
+#define SET_POINTER(to, type, function) \
+    do { \
+        type pointer_ = (function); \
+        memcpy(&(to), &pointer_, sizeof(to)); \
+    } while (0)
+
+static void set_pointers(void) {
+    SET_POINTER(__TVMBackendParallelLaunch, int (*)(parallel_task, void *, int), launch);
+    SET_POINTER(__TVMBackendAllocWorkspace, void *(*)(int, int, uint64_t, int, int), workspace_alloc);
+    SET_POINTER(__TVMBackendFreeWorkspace, int (*)(int, int, void *), workspace_free);
+}
+
+perse_pool *perse_pool_carve(perse_carver *c, int threads) {
+    perse_pool *pool = perse_carve(c, 1, sizeof *pool);
+    pthread_t *worker = perse_carve(c, (uint64_t)threads, sizeof *worker);
+    uint8_t *workspace = perse_carve(c, PERSE_WORKSPACE, 1);
+    if (workspace == NULL) return NULL;
+    *pool = (perse_pool){.threads = threads, .worker = worker, .workspace = workspace, .top = NONE};
+    pool->spin = threads <= perse_cores() ? 4000 : 0;
+    return pool;
+}
+
+perse_status perse_pool_start(perse_pool *pool) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, set_pointers);
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_mutex_init(&pool->workspace_lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pthread_cond_init(&pool->done, NULL);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 1u << 20);
+    int error = 0;
+    for (; error == 0 && pool->started < pool->threads - 1; pool->started += error == 0)
+        error = pthread_create(&pool->worker[pool->started], &attributes, work, pool);
+    pthread_attr_destroy(&attributes);
+    if (error == 0) return PERSE_OK;
+    perse_pool_stop(pool);
+    return perse_fail(PERSE_THREAD_FAILED, "");
+}
+
+void perse_pool_stop(perse_pool *pool) {
+    atomic_store(&pool->stop, true);
+    next_round(pool);
+    for (int i = 0; i < pool->started; i++) pthread_join(pool->worker[i], NULL);
+    pthread_mutex_destroy(&pool->lock);
+    pthread_mutex_destroy(&pool->workspace_lock);
+    pthread_cond_destroy(&pool->wake);
+    pthread_cond_destroy(&pool->done);
+}
+
+void perse_pool_enter(perse_pool *pool) {
+    current = pool;
+    pool->top = NONE; /* what a failed kernel left behind */
+    pool->end = 0;
+    perse_fail(PERSE_OK, "");
+}
+
+void perse_pool_leave(void) { current = NULL; }
