@@ -157,16 +157,13 @@ static int workspace_free(int device_type, int device_id, void *piece) {
 void *__TVMBackendParallelLaunch, *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace;
 
 /* ISO C has no conversion from a function's pointer to void *; POSIX promises that their bytes are alike. */
-#define SET_POINTER(to, type, function) \
-    do { \
-        type pointer_ = (function); \
-        memcpy(&(to), &pointer_, sizeof(to)); \
-    } while (0)
-
 static void set_pointers(void) {
-    SET_POINTER(__TVMBackendParallelLaunch, int (*)(parallel_task, void *, int), launch);
-    SET_POINTER(__TVMBackendAllocWorkspace, void *(*)(int, int, uint64_t, int, int), workspace_alloc);
-    SET_POINTER(__TVMBackendFreeWorkspace, int (*)(int, int, void *), workspace_free);
+    int (*launcher)(parallel_task, void *, int) = launch;
+    void *(*allocator)(int, int, uint64_t, int, int) = workspace_alloc;
+    int (*freer)(int, int, void *) = workspace_free;
+    memcpy(&__TVMBackendParallelLaunch, &launcher, sizeof launcher);
+    memcpy(&__TVMBackendAllocWorkspace, &allocator, sizeof allocator);
+    memcpy(&__TVMBackendFreeWorkspace, &freer, sizeof freer);
 }
 
 perse_pool *perse_pool_carve(perse_carver *c, int threads) {
