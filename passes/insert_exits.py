@@ -36,13 +36,13 @@ class InsertExits(Pass):
         graph, classes = program.module.graph, len(program.classes)
         logits: Any = output(graph).args[0]
         generator = torch.Generator().manual_seed(self.seed)
+        final, tap, *own = own_classifier(program, logits)
         heads = []
         for exit in program.exits:
             weight = torch.randn(exit.features, classes, generator=generator) * SPREAD
             heads.append(attach(program, exit, program.node(exit.tap), weight, torch.zeros(classes)))
-        final, tap, weight, bias = own_classifier(program, logits)
         program.exits = [*program.exits, final]
-        heads.append(attach(program, final, tap, weight, bias))
+        heads.append(attach(program, final, tap, *own))
         output(graph).args = (tuple(heads),)
         tidy(program)
         annotate_shapes(program)
