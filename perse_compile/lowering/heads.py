@@ -161,7 +161,7 @@ def _update_function(shape: tuple[int, ...]) -> relax.Function:
 
 def _compiled(module: tvm.IRModule, prefix: str, target: Target) -> TrainingStep:
     """Schedule every kernel under a name of its own and read the lines that call them."""
-    names = {hint: f"perse_{prefix}_{hint}" for hint in prim_funcs(module)}
+    names = {hint: f"perse_k_{prefix}_{hint}" for hint in prim_funcs(module)}
     kernels = {
         names[hint]: elementwise.schedule_any(func.without_attr("op_pattern").with_attr("global_symbol", "main"), target)
         for hint, func in prim_funcs(module).items()

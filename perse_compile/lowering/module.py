@@ -77,10 +77,10 @@ class ModuleBuilder:
         return variable
 
     def _fresh(self, hint: str) -> str:
-        name, n = f"perse_{hint}", 0
+        name, n = f"perse_k_{hint}", 0
         while name in self._names:
             n += 1
-            name = f"perse_{hint}_{n}"
+            name = f"perse_k_{hint}_{n}"
         self._names.add(name)
         return name
 

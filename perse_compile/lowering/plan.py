@@ -66,8 +66,12 @@ def read_line(module: tvm.IRModule, name: str, symbols: dict[str, str] | None = 
         for call in line.calls:
             call.kernel = symbols[call.kernel]
     result = where.get(func.body.body) or _bind(line, func.body.body, where)
-    line.results = list(result) if isinstance(result, tuple) else [result]
+    line.results = _flat(result)
     return line
+
+
+def _flat(result: Any) -> list[Argument]:
+    return [argument for item in result for argument in _flat(item)] if isinstance(result, tuple) else [result]
 
 
 def _bind(line: Line, value: Any, where: dict[Any, Any]) -> Any:

@@ -58,9 +58,11 @@ def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
         if reduced and len(spatial) >= 2:
             sch.reorder(*spatial[:-1], *reduced, spatial[-1])
             _parallel(sch, spatial[:-1], loops)
-            init = sch.decompose_reduction(block, reduced[0])
-            _vectorise(sch, sch.get_loops(init)[-1], target)
             _vectorise(sch, spatial[-1], target)
+            init = sch.decompose_reduction(block, reduced[0])
+            last = sch.get_loops(init)[-1]
+            if int(sch.get(last).extent) > 1:
+                sch.vectorize(last)
         elif not reduced:
             spread(sch, spatial, target)
     return sch.mod["main"]
