@@ -97,4 +97,50 @@ struct perse_training {
 perse_training *perse_training_carve(perse_carver *c, const perse_plan *plan, uint32_t exit);
 void perse_training_begin(perse_training *t, perse *p, uint32_t exit, const perse_head *head);
 perse_status perse_training_step(perse_training *t, float inverse_temperature, float learning_rate, float momentum, float decay);
+
+/* ---- measure.c: what heads do on cached features ---- */
+
+typedef struct {
+    int label;
+    float confidence;
+} perse_answer;
+
+typedef struct {
+    float key;
+    uint32_t index;
+} perse_ranked;
+
+typedef struct {
+    const uint32_t *index; /* [count] of samples */
+    uint32_t count;
+} perse_slice;
+
+/* Samples, what is right for them, and scratch. Rows of `logits` and `teacher` belong to the sample of the same number. */
+typedef struct {
+    perse *p;
+    const perse_samples *samples;
+    bool labelled;
+    int32_t *truth;       /* [count] what counts as right; -1 = unknown */
+    float *teacher;       /* [count][classes] logits at temperature 1; right when not labelled */
+    float *logits;        /* [count][classes] scratch */
+    double *dot;          /* [count] scratch */
+    perse_ranked *ranked; /* [count] scratch */
+    uint32_t *order;      /* [count] scratch */
+} perse_lab;
+
+void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, perse_lab *lab);
+perse_status perse_check_samples(const perse *p, const perse_samples *samples, bool *labelled);
+void perse_probabilities(const float *logits, uint32_t classes, double temperature, float *out);
+perse_status perse_lab_logits(perse_lab *lab, uint32_t exit, const perse_head *head, perse_slice slice, float *out);
+double perse_lab_loss(perse_lab *lab, const float *logits, perse_slice slice, double temperature);
+double perse_lab_temperature(perse_lab *lab, const float *logits, perse_slice slice); /* of the least loss */
+
+/* answers: [exits][samples->count] */
+perse_status perse_lab_answers(perse_lab *lab, const perse_pack *pack, perse_slice slice, perse_answer *answers);
+perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, perse_answer *answers);
+
+double perse_lab_accuracy(const perse_lab *lab, perse_slice slice, const perse_answer *answers_of_exit);
+/* chosen: NULL or [samples->count]: the cascade's answers. shares: [exits]. */
+perse_figures perse_lab_cascade(const perse_lab *lab, const perse_pack *pack, perse_slice slice, const perse_answer *answers,
+                                double *shares, int32_t *chosen);
 #endif

@@ -254,11 +254,7 @@ static perse_status replace(perse *p, contents with) {
     return status;
 }
 
-static void use_spare(perse *p) {
-    perse_pack old = p->live;
-    p->live = p->spare;
-    p->spare = old;
-}
+static void use_spare(perse *p) { perse_pack_copy(p->plan, &p->live, &p->spare); }
 
 perse_status perse_save_pack(perse *p) {
     if (p == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
