@@ -1,0 +1,49 @@
+# Two commands for a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+# Both install all they need: Python packages into .venv, and, once, a few system packages.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench matrix setup system clean
+
+demo: setup system
+	$(BIN)/python examples/demo.py
+
+test: setup system lint
+	$(BIN)/python -m pytest tests
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Measured figures; not part of the tests because timings belong to a machine.
+bench: setup
+	$(BIN)/python -m pip install -q -e '.[bench]'
+	$(BIN)/python benchmarks/against_onnxruntime.py
+
+# Five networks through the whole path on three targets (several minutes each under the emulator).
+matrix: setup system
+	$(BIN)/python benchmarks/matrix.py
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || \
+	  { rm -rf $(VENV); $(PYTHON) -m pip install -q --user virtualenv 2>/dev/null || $(PYTHON) -m pip install -q --user --break-system-packages virtualenv; \
+	    $(PYTHON) -m virtualenv -q $(VENV); }
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+# qemu runs the ARM executables; gcc builds the runtime's tests with sanitizers.
+system:
+	@missing=""; \
+	command -v qemu-aarch64-static >/dev/null && command -v qemu-arm-static >/dev/null || missing="$$missing qemu-user-static"; \
+	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	[ -z "$$missing" ] || { echo "installing$$missing"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $$missing >/dev/null; }
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

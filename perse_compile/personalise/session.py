@@ -1,0 +1,77 @@
+"""The host side of an artifact at work: images are decoded here, everything else happens in the artifact's executable."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perse_compile.artifact import Artifact
+from perse_compile.devices import Device
+from perse_compile.errors import DataError
+from perse_compile.personalise.data import Images, read_image, read_images
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """An artifact on a device."""
+
+    artifact: Artifact
+    device: Device
+    threads: int = 1
+
+    def read(self, data: Path, progress: Progress | None = None) -> Images:
+        """Images and labels under `data`, as the artifact takes them. Raises DataError."""
+        tell = None if progress is None else (lambda done, total: progress("reading images", done, total))
+        return read_images(data, self.artifact.input, self.artifact.classes, tell)
+
+    def evaluate(self, images: Images, progress: Progress | None = None) -> dict[str, Any]:
+        """Accuracy per exit, share of samples per exit, mean cost, with the live heads. Raises DataError without labels."""
+        if images.labels is None or (images.labels < 0).any():
+            raise DataError(f"{images.name} has images without labels; evaluating needs one sub-folder per class")
+        with _files(images.pixels, images.labels) as (pixels, labels):
+            return self._call(["evaluate", pixels, "--labels", labels], progress)
+
+    def personalise(self, images: Images, options: dict[str, str], progress: Progress | None = None) -> dict[str, Any]:
+        """Train the heads on the device; heads.pack is replaced only if the new heads are better."""
+        with _files(images.pixels, images.labels) as (pixels, labels):
+            arguments = ["personalise", pixels, *(["--labels", labels] if labels else [])]
+            for name, value in options.items():
+                arguments += [f"--{name}", value]
+            return self._call(arguments, progress)
+
+    def run(self, path: Path) -> dict[str, Any]:
+        """One picture (JPEG, PNG, …): class, exit taken, confidence, milliseconds."""
+        with _files(read_image(path, self.artifact.input), None) as (pixels, _):
+            return self._call(["run", pixels])
+
+    def simple(self, command: str, *arguments: str) -> dict[str, Any]:
+        """A command that takes no images: info, selftest, bench, rollback, reset."""
+        return self._call([command, *arguments])
+
+    def _call(self, arguments: list[str], progress: Progress | None = None) -> dict[str, Any]:
+        return self.artifact.call(self.device, [*arguments, "--threads", str(self.threads)], progress)
+
+
+@contextmanager
+def _files(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Iterator[tuple[str, str]]:
+    """The arrays as .npy files for as long as the executable needs them."""
+    with tempfile.TemporaryDirectory(prefix="perse-") as folder:
+        images = Path(folder) / "images.npy"
+        try:
+            np.save(images, pixels)
+            if labels is None:
+                yield str(images), ""
+                return
+            np.save(Path(folder) / "labels.npy", labels.astype(np.int64))
+        except OSError as error:
+            raise DataError(f"cannot write {folder}: {error.strerror}; free some space or set TMPDIR") from error
+        yield str(images), str(Path(folder) / "labels.npy")
