@@ -51,8 +51,8 @@ class Folded:
         self.program.module.graph.erase_node(affine)
 
     def make(self, layer: fx.Node, scale: Tensor, shift: Tensor) -> tuple[fx.Node, fx.Node]:
-        """Two new get_attr nodes, before everything that may share them."""
-        graph, tensors = self.program.module.graph, self.program.tensors()
+        """The layer's get_attr nodes with folded tensors; new ones where others read the old."""
+        tensors = self.program.tensors()
         weight_node, bias_node = layer.args[1], layer.args[2]
         assert isinstance(weight_node, fx.Node)
         weight = tensors[str(weight_node.target)].double()
@@ -60,11 +60,17 @@ class Folded:
         base = str(weight_node.target).rpartition(".")[0] or layer.name
         first, second = ("scale", "shift") if is_op(layer, "affine") else ("weight", "bias")
         new_weight = weight * scale.view(-1, *(1,) * (weight.dim() - 1))
-        with graph.inserting_before(weight_node):
+        with self.program.module.graph.inserting_before(weight_node):
             return (
-                add_tensor(self.program, self.free(f"{base}.folded_{first}"), new_weight.float(), f"{layer.name}_{first}"),
-                add_tensor(self.program, self.free(f"{base}.folded_{second}"), (bias * scale + shift).float(), f"{layer.name}_{second}"),
+                self.put(weight_node, f"{base}.{first}", new_weight.float(), f"{layer.name}_{first}"),
+                self.put(bias_node, f"{base}.{second}", (bias * scale + shift).float(), f"{layer.name}_{second}"),
             )
+
+    def put(self, node: Any, name: str, tensor: Tensor, node_name: str) -> fx.Node:
+        if isinstance(node, fx.Node) and len(node.users) == 1:
+            self.program.set_tensor(str(node.target), tensor)
+            return node
+        return add_tensor(self.program, self.free(name), tensor, node_name)
 
     def free(self, name: str) -> str:
         while name in self.program.tensors():

@@ -5,22 +5,23 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from torch import fx
 
 from perse_compile.errors import PassError
-from perse_compile.macs import cumulative_macs
 from perse_compile.pipeline import Pass
 from perse_compile.program import CutPoint, Exit, Program
-from perse_compile.rewriting import is_op, output
+from perse_compile.rewriting import is_op
 
 AUTOMATIC = 3
 MOST_FEATURES = 1024
 LATEST = 0.95  # an exit that costs as good as everything saves nothing
-CONTINUES = (
+APART = 0.05  # automatic exits nearer to each other than this are one too many
+ELEMENTWISE = (
     "affine", "relu", "relu6", "clamp", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "tanh", "leaky_relu", "elu",
-    "max_pool2d", "avg_pool2d", "pad", "permute", "layer_norm",
 )  # fmt: skip
+CONTINUES = (*ELEMENTWISE, "max_pool2d", "avg_pool2d", "pad", "permute", "layer_norm")
 
 
 @dataclass(frozen=True)
@@ -75,29 +76,50 @@ def spread(program: Program, exits: str | int) -> list[str]:
     count = AUTOMATIC if exits == "auto" else exits
     if not isinstance(count, int) or count < 1:
         raise PassError(f"--exits {exits!r} is not auto, a positive number, or names of nodes")
-    macs = cumulative_macs(program.module.graph)
-    total = macs[output(program.module.graph).name]
+    total = max((cut.macs for cut in program.cuts), default=0)
     cuts = [cut for cut in program.cuts if prod(cut.shape[1:]) > 1 and 0 < cut.macs <= LATEST * total]
-    penalties = {cut.node: penalty(program.node(cut.node), cut, cuts) for cut in cuts}
+    penalties = penalties_of(program, cuts)
     settled = [cut for cut in cuts if penalties[cut.node] < 1]
     candidates = settled if len(settled) >= count else cuts
     if len(candidates) < count:
         if exits != "auto" or not candidates:
             raise PassError(f"{program.name} has {len(candidates)} places for exits, not {count}; `perse-compile insert-exits MODEL --list` lists them")
         count = len(candidates)
+    taps = nearest(candidates, penalties, total, count)
+    while exits == "auto" and any(b.macs - a.macs < APART * total for a, b in zip(taps, taps[1:], strict=False)):
+        count -= 1
+        taps = nearest(candidates, penalties, total, count)
+    return [tap.node for tap in taps]
+
+
+def nearest(candidates: list[CutPoint], penalties: dict[str, float], total: int, count: int) -> list[CutPoint]:
     costs = [[abs(cut.macs / total - (i + 1) / (count + 1)) + penalties[cut.node] for cut in candidates] for i in range(count)]
-    return [candidates[i].node for i in cheapest_increasing(costs)]
+    return [candidates[i] for i in cheapest_increasing(costs)]
 
 
-def penalty(node: fx.Node, cut: CutPoint, cuts: list[CutPoint]) -> float:
-    """How much worse than the ideal share, as a share of the cost: 0 last before the image shrinks, small at the end of
-    a residual block, more within a block, 1 where an activation or a pool is still to come."""
-    if all(is_op(user, *CONTINUES) for user in node.users):
-        return 1.0
-    following = next((c for c in cuts if c.macs > cut.macs), None)
-    if following is None or following.shape[1:] != cut.shape[1:]:
-        return 0.0
-    return 0.02 if len(node.users) > 1 else 0.06
+def penalties_of(program: Program, cuts: list[CutPoint]) -> dict[str, float]:
+    """How much worse than the ideal share, as a share of the cost: 0 at the last end of a block before the image
+    shrinks, a little at other ends, more within a block, 1 where an activation or a pool is still to come."""
+    nodes = {cut.node: program.node(cut.node) for cut in cuts}
+    ends = [cut for cut in cuts if is_settled(nodes[cut.node]) and is_block_end(nodes[cut.node])]
+    last = {cut.node for cut, following in zip(ends, ends[1:], strict=False) if following.shape[1:] != cut.shape[1:]}
+    among = {cut.node for cut in ends}
+    return {
+        name: 1.0 if not is_settled(node) else 0.08 if name not in among else 0.0 if name in last else 0.02
+        for name, node in nodes.items()
+    }
+
+
+def is_settled(node: fx.Node) -> bool:
+    return not all(is_op(user, *CONTINUES) for user in node.users)
+
+
+def is_block_end(node: fx.Node) -> bool:
+    """Where branches join, a pool, or a convolution without activation (the end of an inverted residual)."""
+    source: Any = node
+    while is_op(source, *ELEMENTWISE):
+        source = source.args[0]
+    return is_op(source, "add", "concat", "channel_shuffle") or is_op(node, "conv2d", "max_pool2d", "avg_pool2d")
 
 
 def cheapest_increasing(costs: list[list[float]]) -> list[int]:

@@ -55,6 +55,13 @@ def list_cut_points(
     return run(trace_model(model, weights, num_classes, input_size), analysis_pipeline())
 
 
+def list_models() -> list[str]:
+    """Names of torchvision's CNN classifiers."""
+    from perse_compile import trace
+
+    return trace.list_models()
+
+
 def program_path(model: str, output: Path | None = None) -> Path:
     """Where insert-exits writes: `resnet50.perse` in this folder unless told otherwise."""
     name = f"{model.rpartition(':')[2]}.perse"

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from perse_compile.program import Program
+from perse_compile.program import Exit, Program
 
 
 def node_macs(node: fx.Node) -> int:
@@ -45,3 +45,8 @@ def head_macs(program: Program, exit: str) -> int:
     heads: Any = program.module.graph.output_node().args[0]
     head = heads[[e.name for e in program.exits].index(exit)]
     return node_macs(head) + node_macs(head.args[0])
+
+
+def head_parameters(program: Program, exit: Exit) -> int:
+    """Numbers that personalising changes: weight and bias."""
+    return (exit.features + 1) * len(program.classes)

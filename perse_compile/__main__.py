@@ -1,0 +1,5 @@
+"""`python -m perse_compile`."""
+
+from perse_compile.cli import main
+
+main()

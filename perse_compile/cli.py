@@ -1,0 +1,188 @@
+"""Commands: parse, call the driver, print. The only printing and the only error boundary are here.
+
+torch and tvm are imported inside command bodies (by the driver), so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json as json_text
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from perse_compile import driver
+from perse_compile.errors import ModelError, PassError, PerseError
+
+if TYPE_CHECKING:
+    from perse_compile.program import Program
+
+app = typer.Typer(
+    name="perse-compile",
+    help="Compile torchvision CNNs into early-exit programs that learn on the device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+NumClasses = Annotated[int | None, typer.Option("--num-classes", min=1, help="Outputs of the classifier.")]
+InputSize = Annotated[str | None, typer.Option("--input-size", metavar="N|HxW", help="Height and width of images.")]
+
+
+def main() -> None:
+    """Run a command; a user's error is one line and exit status 1, anything else is a bug and keeps its traceback."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments)
+    except PerseError as error:
+        if debug:
+            raise
+        errors().print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Compile torchvision CNNs into early-exit programs that learn on the device."""
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+@app.command("insert-exits")
+def insert_exits(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A torchvision name (see `models`), or package.module:factory.")],
+    exits: Annotated[str, typer.Option(help="auto, a number, or names of nodes: a,b,c.")] = "auto",
+    weights: Annotated[str, typer.Option(metavar="auto|default|none|FILE", help="auto takes pretrained ones if they can be had.")] = "auto",
+    num_classes: NumClasses = None,
+    input_size: InputSize = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Program to write; MODEL.perse here by default.")] = None,
+    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the program as text after every pass.")] = None,
+    list_cuts: Annotated[bool, typer.Option("--list", help="Only list where exits can be, and the cost up to there.")] = False,
+    json: Json = False,
+) -> None:
+    """Trace a network and put exits into it: MODEL.perse."""
+    size = parse_size(input_size)
+    if list_cuts:
+        kind = weights if weights not in ("auto", "default") else "none"
+        found = driver.list_cut_points(model, weights=kind, num_classes=num_classes, input_size=size)
+        show_cut_points(found, json)
+        return
+    path = driver.program_path(model, output)
+    program = driver.insert_exits(
+        model, exits=parse_exits(exits), weights=weights, num_classes=num_classes, input_size=size, dump=dump, output=path
+    )
+    show_program(program, path, json)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the torchvision networks that can be compiled."""
+    names = driver.list_models()
+    if json:
+        print_json({"models": names})
+    else:
+        console().print("\n".join(names), highlight=False)
+
+
+# --- parsing ----------------------------------------------------------------------------------------------
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """224 or 224x192."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ModelError(f"--input-size {text!r} is not a size; give N or HxW")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_exits(text: str) -> str | int | tuple[str, ...]:
+    """auto, a number, or names with commas."""
+    if text == "auto":
+        return text
+    if text.lstrip("-").isdecimal():
+        return int(text)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise PassError("--exits is empty; give auto, a number, or names of nodes")
+    return names
+
+
+# --- printing ---------------------------------------------------------------------------------------------
+
+
+def console() -> Console:
+    return Console()
+
+
+def errors() -> Console:
+    return Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    print(json_text.dumps(value, indent=2))
+
+
+def warn(message: str) -> None:
+    """On stderr, so that it is seen beside --json too."""
+    errors().print(Panel(escape(message), title="WARNING", border_style="bold yellow", style="yellow"))
+
+
+def table(*columns: str) -> Table:
+    """Names to the left, figures to the right."""
+    made = Table()
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    return made
+
+
+def show_program(program: Program, path: Path, json: bool) -> None:
+    from perse_compile.macs import head_parameters
+
+    full = program.exits[-1].macs
+    rows = [(e, e.macs / full if full else 1.0, head_parameters(program, e)) for e in program.exits]
+    for message in program.provenance["warnings"]:
+        warn(message)
+    if json:
+        keys = ("name", "tap", "grid", "features", "macs")
+        exits = [{**{k: getattr(e, k) for k in keys}, "share": share, "head_parameters": n} for e, share, n in rows]
+        print_json({"program": str(path), "name": program.name, "classes": len(program.classes), "exits": exits,
+                    "warnings": program.provenance["warnings"]})  # fmt: skip
+        return
+    shown = table("exit", "tap", "share of MACs", "head parameters")
+    for exit, share, parameters in rows:
+        shown.add_row(exit.name, exit.tap, f"{share:.1%}", f"{parameters:,}")
+    console().print(shown)
+    spec = program.input
+    console().print(
+        f"{escape(str(path))}: {spec.channels}x{spec.height}x{spec.width} images, {len(program.classes)} classes,"
+        f" {full / 1e9:.2f} GMACs, {path.stat().st_size / 1e6:.1f} MB",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+
+
+def show_cut_points(program: Program, json: bool) -> None:
+    full = max((cut.macs for cut in program.cuts), default=0)
+    if json:
+        cuts = [{"node": c.node, "macs": c.macs, "share": c.macs / full, "shape": list(c.shape)} for c in program.cuts]
+        print_json({"name": program.name, "cuts": cuts})
+        return
+    shown = table("cut point", "shape", "MACs up to here", "share")
+    for cut in program.cuts:
+        shown.add_row(cut.node, "x".join(map(str, cut.shape)), f"{cut.macs / 1e6:,.1f} M", f"{cut.macs / max(full, 1):.1%}")
+    console().print(shown)
+
+
+if __name__ == "__main__":
+    main()
