@@ -1,0 +1,107 @@
+"""Run one graph of perse_compile.ops as compiled kernels on this machine: a test's bench for lowering."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from perse_compile import targets
+from perse_compile.building.object_code import compile_kernels
+from perse_compile.lowering.kernels import Stored
+from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
+from perse_compile.lowering.network import Clock
+from perse_compile.lowering.plan import place, prim_funcs, read_line
+from perse_compile.lowering.values import default_order
+from perse_compile.program import InputSpec
+from perse_compile.shapes import annotate_graph
+
+DRIVER = """
+#include <stdint.h>
+#include <stdlib.h>
+void *__TVMBackendParallelLaunch __attribute__((weak)), *__TVMBackendAllocWorkspace __attribute__((weak)),
+    *__TVMBackendFreeWorkspace __attribute__((weak));
+typedef struct { void *sync; int32_t tasks; } env;
+static int launch(int (*task)(int, env *, void *), void *closure, int n) {
+    int tasks = n ? n : 3, status = 0;
+    for (int i = 0; i < tasks; i++) { env e = {0, tasks}; status |= task(i, &e, closure); }
+    return status;
+}
+static void *take(int type, int id, uint64_t size, int code, int bits) {
+    (void)type; (void)id; (void)code; (void)bits;
+    return aligned_alloc(64, (size + 63) / 64 * 64);
+}
+static int give(int type, int id, void *p) { (void)type; (void)id; free(p); return 0; }
+"""
+
+
+def graph_of(build: Callable[[fx.Graph, fx.Node, Callable[[str, torch.Tensor], fx.Node]], fx.Node], shape: tuple[int, int, int]) -> fx.GraphModule:
+    """A module with one input (C,H,W): `build(graph, x, tensor)` adds nodes and gives the result."""
+    graph, root = fx.Graph(), torch.nn.Module()
+
+    def tensor(name: str, value: torch.Tensor) -> fx.Node:
+        root.register_buffer(name, value)
+        return graph.get_attr(name)
+
+    graph.output(build(graph, graph.placeholder("x"), tensor))
+    module = fx.GraphModule(root, graph)
+    spec = InputSpec(shape[1], shape[2], shape[0], (0.0,) * shape[0], (1.0,) * shape[0])
+    annotate_graph(module.graph, spec, dict(module.named_buffers()))
+    return module
+
+
+def run_compiled(module: fx.GraphModule, x: torch.Tensor, folder: Path, target: str = "x86_64-linux") -> np.ndarray[Any, Any]:
+    """x (1,C,H,W) -> the result in logical order, computed by compiled kernels in three parallel tasks."""
+    device, nodes = targets.load(target), list(module.graph.nodes)
+    source, result = nodes[0], nodes[-1].args[0]
+    _, c, h, w = x.shape
+    builder = ModuleBuilder(device)
+    entering = Stored(source.name, (1, h, w, c), default_order(4))
+    values = {source.name: entering}
+    calls = lower_nodes(nodes, {result}, values, weights_of(module), device)  # type: ignore[arg-type]
+    stored = values[result.name]  # type: ignore[union-attr]
+    if not calls:
+        return _logical(x.numpy().transpose(0, 2, 3, 1).reshape(stored.shape), stored)
+    builder.add_function("net", [entering], calls, [stored])
+    ir = builder.module()
+    line, clock = read_line(ir, "net"), Clock()
+    clock.run(line)
+    arena = place(clock.buffers)
+    kernels = prim_funcs(ir)
+    compile_kernels(kernels, device, folder / "k.o")
+    constants = [np.ascontiguousarray(builder.constants[key].array) for key in builder.functions["net"]]
+    arguments = [[f"a + {a.buffer.offset}" if a.buffer else f"p[{a.parameter}]" for a in call.arguments] for call in line.calls]
+    prototypes = "".join(f"int {n}({', '.join(['void *'] * len(f.params))});\n" for n, f in kernels.items())
+    body = "".join(f"    status |= {c.kernel}({', '.join(given)});\n" for c, given in zip(line.calls, arguments, strict=True))
+    start = (
+        "    __TVMBackendParallelLaunch = (void *)launch; __TVMBackendAllocWorkspace = (void *)take;\n"
+        "    __TVMBackendFreeWorkspace = (void *)give;\n    int status = 0;\n"
+    )
+    (folder / "net.c").write_text(f"{DRIVER}{prototypes}int net(void **p, char *a) {{\n{start}{body}    return status;\n}}\n")
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "net.c", "k.o", "-lm", "-o", "net.so"], cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "net.so"))
+    given = [_aligned(np.ascontiguousarray(x.numpy().transpose(0, 2, 3, 1))), *map(_aligned, constants)]
+    pointers = (ctypes.c_void_p * len(given))(*[array.ctypes.data for array in given])
+    memory = _aligned(np.full(arena // 4 + 16, np.nan, np.float32))
+    assert library.net(pointers, ctypes.c_void_p(memory.ctypes.data)) == 0
+    buffer = line.results[0].buffer
+    assert buffer is not None
+    flat = memory[buffer.offset // 4 : buffer.offset // 4 + int(np.prod(stored.shape))]
+    return _logical(flat.reshape(stored.shape), stored)
+
+
+def _logical(array: np.ndarray[Any, Any], stored: Stored) -> np.ndarray[Any, Any]:
+    return array.transpose([stored.order.index(i) for i in range(len(stored.order))])
+
+
+def _aligned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    room = np.empty(array.size + 16, np.float32)
+    start = (-room.ctypes.data % 64) // 4
+    room[start : start + array.size] = array.ravel()
+    return room[start : start + array.size]

@@ -1,0 +1,277 @@
+"""Every operation, compiled, against PyTorch; odd sizes on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import fx
+
+from perse_compile import ops
+from perse_compile.errors import LoweringError
+
+from .compiled import graph_of, run_compiled
+
+Build = Callable[..., fx.Node]
+
+
+def check(build: Build, shape: tuple[int, int, int], folder: Path, tolerance: float = 2e-5) -> None:
+    torch.manual_seed(0)
+    module = graph_of(build, shape)
+    x = torch.randn(1, *shape)
+    expected = module(x).detach().numpy()
+    got = run_compiled(module, x, folder)
+    assert got.shape == expected.shape
+    assert np.isfinite(got).all()
+    scale = max(1e-6, float(np.abs(expected).max()))
+    assert float(np.abs(got - expected).max()) / scale < tolerance
+
+
+def call(g: fx.Graph, function: Any, *args: Any) -> fx.Node:
+    return g.call_function(function, args)
+
+
+CONVS = {
+    # in, height, width, out, kernel, stride, padding, dilation, groups
+    "3x3": (16, 14, 14, 32, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "first 7x7 of 3 channels": (3, 33, 29, 24, (7, 7), (2, 2), (3, 3), (1, 1), 1),
+    "1x1": (24, 9, 7, 40, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "1x1 with stride": (16, 13, 11, 32, (1, 1), (2, 2), (0, 0), (1, 1), 1),
+    "1x1 with padding": (8, 5, 5, 16, (1, 1), (1, 1), (1, 1), (1, 1), 1),
+    "channels no vector divides": (5, 11, 13, 7, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "prime width": (16, 23, 17, 16, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "one channel in": (1, 12, 12, 8, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "one channel out": (8, 12, 12, 1, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "not square": (8, 12, 10, 16, (1, 7), (1, 1), (0, 3), (1, 1), 1),
+    "different strides": (8, 15, 16, 16, (3, 5), (2, 1), (1, 2), (1, 1), 1),
+    "dilated": (8, 17, 17, 16, (3, 3), (1, 1), (2, 2), (2, 2), 1),
+    "grouped": (32, 10, 10, 32, (3, 3), (1, 1), (1, 1), (1, 1), 4),
+    "groups of four": (32, 10, 10, 32, (3, 3), (2, 2), (1, 1), (1, 1), 8),
+    "groups of three": (12, 9, 9, 12, (3, 3), (1, 1), (1, 1), (1, 1), 4),
+    "grouped 1x1": (32, 6, 6, 64, (1, 1), (1, 1), (0, 0), (1, 1), 4),
+    "depthwise": (24, 15, 15, 24, (3, 3), (1, 1), (1, 1), (1, 1), 24),
+    "depthwise 5x5 with stride": (17, 15, 14, 17, (5, 5), (2, 2), (2, 2), (1, 1), 17),
+    "depthwise 7x7": (16, 9, 9, 16, (7, 7), (1, 1), (3, 3), (1, 1), 16),
+    "depthwise with multiplier": (8, 9, 9, 16, (3, 3), (1, 1), (1, 1), (1, 1), 8),
+    "whole image": (16, 7, 7, 32, (7, 7), (1, 1), (0, 0), (1, 1), 1),
+    "input not used to its edge": (8, 8, 8, 8, (3, 3), (2, 2), (0, 0), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("case", CONVS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_conv2d(case: str, bias: bool, tmp_path: Path) -> None:
+    i, h, w, o, kernel, stride, padding, dilation, groups = CONVS[case]
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        weight = tensor("weight", torch.randn(o, i // groups, *kernel))
+        b = tensor("bias", torch.randn(o)) if bias else None
+        return call(g, ops.conv2d, x, weight, b, stride, padding, dilation, groups)
+
+    check(build, (i, h, w), tmp_path)
+
+
+ELEMENTWISE = {
+    "relu": (), "relu6": (), "hardswish": (), "hardsigmoid": (), "sigmoid": (), "silu": (), "gelu": (), "tanh": (),
+    "clamp": (-0.5, 0.75), "leaky_relu": (0.1,), "elu": (1.3,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("spread", [1.0, 40.0])
+def test_activation(name: str, spread: float, tmp_path: Path) -> None:
+    check(lambda g, x, t: call(g, ops.OPS[name], call(g, ops.mul, x, spread), *ELEMENTWISE[name]), (5, 9, 8), tmp_path)
+
+
+def test_residual_block(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        first = call(g, ops.conv2d, x, tensor("w0", torch.randn(16, 16, 1, 1)), tensor("b0", torch.randn(16)), (1, 1), (0, 0), (1, 1), 1)
+        second = call(g, ops.conv2d, call(g, ops.relu, first), tensor("w1", torch.randn(16, 16, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1)
+        return call(g, ops.relu, call(g, ops.add, second, first))
+
+    check(build, (16, 10, 10), tmp_path)
+
+
+def test_squeeze_and_excite(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        pooled = call(g, ops.adaptive_avg_pool2d, x, (1, 1))
+        down = call(g, ops.conv2d, pooled, tensor("w0", torch.randn(4, 16, 1, 1)), tensor("b0", torch.randn(4)), (1, 1), (0, 0), (1, 1), 1)
+        up = call(g, ops.conv2d, call(g, ops.silu, down), tensor("w1", torch.randn(16, 4, 1, 1)), None, (1, 1), (0, 0), (1, 1), 1)
+        return call(g, ops.mul, call(g, ops.sigmoid, up), x)
+
+    check(build, (16, 7, 9), tmp_path)
+
+
+def test_same_operand_twice(tmp_path: Path) -> None:
+    check(lambda g, x, t: call(g, ops.mul, x, x), (3, 5, 5), tmp_path)
+
+
+def test_constants_of_any_rank(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        scaled = call(g, ops.mul, x, tensor("scale", torch.randn(6, 1, 1)))
+        moved = call(g, ops.add, scaled, tensor("grid", torch.randn(1, 6, 5, 4)))
+        return call(g, ops.div, call(g, ops.sub, moved, 0.5), 2.0)
+
+    check(build, (6, 5, 4), tmp_path)
+
+
+def test_layer_scale_after_1x1(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        y = call(g, ops.conv2d, x, tensor("w", torch.randn(8, 8, 1, 1)), None, (1, 1), (0, 0), (1, 1), 1)
+        return call(g, ops.mul, y, tensor("scale", torch.randn(8, 1, 1)))
+
+    check(build, (8, 5, 4), tmp_path)
+
+
+def test_affine(tmp_path: Path) -> None:
+    check(lambda g, x, t: call(g, ops.relu, call(g, ops.affine, x, t("s", torch.randn(7)), t("b", torch.randn(7)))), (7, 6, 5), tmp_path)
+
+
+POOLS = {
+    "max 3x3": (ops.max_pool2d, ((3, 3), (2, 2), (1, 1), (1, 1), False)),
+    "max with ceil": (ops.max_pool2d, ((3, 3), (2, 2), (0, 0), (1, 1), True)),
+    "max dilated": (ops.max_pool2d, ((2, 2), (1, 1), (0, 0), (2, 2), False)),
+    "average": (ops.avg_pool2d, ((2, 2), (2, 2), (0, 0), False, True)),
+    "average over padding": (ops.avg_pool2d, ((3, 3), (1, 1), (1, 1), False, True)),
+    "average without padding": (ops.avg_pool2d, ((3, 3), (2, 2), (1, 1), False, False)),
+    "average with ceil": (ops.avg_pool2d, ((3, 3), (2, 2), (1, 1), True, True)),
+    "adaptive to one": (ops.adaptive_avg_pool2d, ((1, 1),)),
+    "adaptive even": (ops.adaptive_avg_pool2d, ((4, 3),)),
+    "adaptive uneven": (ops.adaptive_avg_pool2d, ((5, 4),)),
+    "adaptive larger than the image": (ops.adaptive_avg_pool2d, ((13, 14),)),
+    "adaptive max": (ops.adaptive_max_pool2d, ((5, 4),)),
+    "mean": (ops.mean, ((2, 3), False)),
+    "mean kept": (ops.mean, ((2, 3), True)),
+    "mean over width": (ops.mean, ((3,), False)),
+    "features": (ops.pool_features, (1,)),
+    "features on a grid": (ops.pool_features, (2,)),
+    "features on an uneven grid": (ops.pool_features, (4,)),
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+@pytest.mark.parametrize("channels", [16, 5])
+def test_pool(case: str, channels: int, tmp_path: Path) -> None:
+    function, args = POOLS[case]
+    check(lambda g, x, t: call(g, function, x, *args), (channels, 12, 9), tmp_path)
+
+
+def test_pool_of_negative_values(tmp_path: Path) -> None:
+    check(lambda g, x, t: call(g, ops.max_pool2d, call(g, ops.sub, x, 100.0), (3, 3), (2, 2), (1, 1), (1, 1), False), (8, 9, 9), tmp_path)
+
+
+def test_classifier(tmp_path: Path) -> None:
+    """Flatten of an image that is not 1x1, as in vgg: memory order is not logical order."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        flat = call(g, ops.reshape, x, (6 * 3 * 4,))
+        hidden = call(g, ops.relu, call(g, ops.linear, flat, tensor("w0", torch.randn(33, 72)), tensor("b0", torch.randn(33))))
+        return call(g, ops.softmax, call(g, ops.linear, hidden, tensor("w1", torch.randn(10, 33)), None), 1)
+
+    check(build, (6, 3, 4), tmp_path)
+
+
+def test_softmax_over_channels(tmp_path: Path) -> None:
+    check(lambda g, x, t: call(g, ops.softmax, x, 1), (7, 4, 3), tmp_path)
+
+
+def test_convnext_block(tmp_path: Path) -> None:
+    """Permute to channels-last, layer norm, two products, permute back."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        last = call(g, ops.permute, x, (0, 2, 3, 1))
+        normed = call(g, ops.layer_norm, last, tensor("nw", torch.randn(8)), tensor("nb", torch.randn(8)), 1e-6)
+        wide = call(g, ops.gelu, call(g, ops.linear, normed, tensor("w0", torch.randn(32, 8)), tensor("b0", torch.randn(32))))
+        narrow = call(g, ops.linear, wide, tensor("w1", torch.randn(8, 32)), tensor("b1", torch.randn(8)))
+        back = call(g, ops.permute, narrow, (0, 3, 1, 2))
+        return call(g, ops.add, call(g, ops.mul, tensor("scale", torch.randn(8, 1, 1)), back), x)
+
+    check(build, (8, 5, 6), tmp_path)
+
+
+def test_concat_slice_shuffle(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        left, right = call(g, ops.slice_dim, x, 1, 0, 5), call(g, ops.slice_dim, x, 1, 5, 12)
+        joined = call(g, ops.concat, (call(g, ops.relu, right), left, x), 1)
+        return call(g, ops.channel_shuffle, joined, 3)
+
+    check(build, (12, 5, 4), tmp_path)
+
+
+def test_concat_in_height(tmp_path: Path) -> None:
+    check(lambda g, x, t: call(g, ops.concat, (x, call(g, ops.relu, x)), 2), (3, 4, 5), tmp_path)
+
+
+def test_shuffle_by_views(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        five = call(g, ops.reshape, x, (2, 6, 5, 4))
+        return call(g, ops.reshape, call(g, ops.permute, five, (0, 2, 1, 3, 4)), (12, 5, 4))
+
+    check(build, (12, 5, 4), tmp_path)
+
+
+def test_pad(tmp_path: Path) -> None:
+    check(lambda g, x, t: call(g, ops.pad, x, (1, 2, 0, 3), 0.5), (3, 4, 5), tmp_path)
+
+
+def test_stack_of_everything_keeps_memory_apart(tmp_path: Path) -> None:
+    """Many values alive at once: the arena must not let them overlap."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        branches = [
+            call(g, ops.conv2d, x, tensor(f"w{i}", torch.randn(8, 8, k, k)), None, (1, 1), (k // 2, k // 2), (1, 1), 1)
+            for i, k in enumerate((1, 3, 5, 1, 3))
+        ]
+        total = branches[0]
+        for branch in branches[1:]:
+            total = call(g, ops.add, total, branch)
+        return call(g, ops.concat, (total, *branches, x), 1)
+
+    check(build, (8, 9, 9), tmp_path)
+
+
+@pytest.mark.parametrize("target", ["arm64-linux", "armv7-linux"])
+def test_knobs_fit_the_registers(target: str) -> None:
+    from perse_compile import targets
+    from perse_compile.lowering.schedules.conv import ConvShape, choose
+
+    device = targets.load(target)
+    for width in (1, 2, 7, 13, 56):
+        for channels in (1, 8, 24, 60, 512):
+            knobs = choose(ConvShape(width, width, channels, channels, 64, (3, 3)), device)
+            vectors = max(1, knobs.block // device.lanes)
+            assert knobs.rows * knobs.columns * vectors + vectors + 2 <= device.registers
+            assert width % knobs.rows == 0
+
+
+def test_negative_padding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="negative padding"):
+        check(lambda g, x, t: call(g, ops.pad, x, (-1, 0, 0, 0), 0.0), (3, 4, 5), tmp_path)
+
+
+def test_convolution_after_a_permutation_is_refused(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        turned = call(g, ops.permute, x, (0, 3, 2, 1))
+        return call(g, ops.conv2d, turned, tensor("w", torch.randn(4, 5, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1)
+
+    with pytest.raises(LoweringError, match="after a permutation"):
+        check(build, (3, 4, 5), tmp_path)
+
+
+def test_linear_over_an_outer_dimension_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="innermost"):
+        check(lambda g, x, t: call(g, ops.linear, x, t("w", torch.randn(4, 5)), None), (3, 4, 5), tmp_path)
+
+
+def test_layer_norm_over_an_outer_dimension_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="innermost"):
+        check(lambda g, x, t: call(g, ops.layer_norm, x, t("w", torch.ones(5)), t("b", torch.ones(5)), 1e-6), (3, 4, 5), tmp_path)
+
+
+def test_unknown_operation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="no lowering for log_softmax"):
+        check(lambda g, x, t: call(g, ops.log_softmax, x), (3, 4, 5), tmp_path)
