@@ -42,7 +42,7 @@ class Canonicalise(Pass):
 
 
 class Emitter:
-    """Walks the traced graph, holding for each node what it became: a node of the new graph, a tensor, or a plain value."""
+    """Walks the traced graph, holding for each node what it became: a new node, a tensor, or a plain value."""
 
     def __init__(self, program: Program) -> None:
         self.program, self.module, self.graph = program, program.module, fx.Graph()
@@ -85,7 +85,9 @@ class Emitter:
         self.current = node
         if node.op == "placeholder":
             if self.meta:
-                raise PassError(f"{self.program.name} takes more than one input; wrap it so that forward takes the image only")
+                raise PassError(
+                    f"{self.program.name} takes more than one input; wrap it so that forward takes the image only"
+                )
             spec = self.program.input
             new = self.graph.create_node("placeholder", node.name, name=node.name)
             self.meta[new] = torch.empty(BATCH, spec.channels, spec.height, spec.width, device="meta")
@@ -111,7 +113,9 @@ class Emitter:
         rule: Any
         if node.op == "call_module":
             module = self.module.get_submodule(str(node.target))
-            rule = next((MODULES[c] for c in type(module).__mro__ if c in MODULES and type(module).forward is c.forward), None)
+            rule = next(
+                (MODULES[c] for c in type(module).__mro__ if c in MODULES and type(module).forward is c.forward), None
+            )
             args = (module, *args)
         elif node.op == "call_method":
             rule = METHODS.get(str(node.target))
@@ -134,7 +138,12 @@ class Emitter:
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 target: Any = node.target
-                if target in PLAIN_FUNCTIONS or isinstance(target, BuiltinFunctionType) or contains(Tensor, (args, kwargs)) or target in FUNCTIONS:
+                if (
+                    target in PLAIN_FUNCTIONS
+                    or isinstance(target, BuiltinFunctionType)
+                    or contains(Tensor, (args, kwargs))
+                    or target in FUNCTIONS
+                ):
                     return target(*args, **kwargs)
         except Exception as error:
             raise Unsupported(first_line(error)) from error
@@ -146,7 +155,11 @@ class Emitter:
         if isinstance(value, slice):
             return slice(self.resolve(value.start), self.resolve(value.stop), self.resolve(value.step))
         if isinstance(value, (tuple, list)):
-            return type(value)(map(self.resolve, value)) if type(value) in (tuple, list) else tuple(map(self.resolve, value))
+            return (
+                type(value)(map(self.resolve, value))
+                if type(value) in (tuple, list)
+                else tuple(map(self.resolve, value))
+            )
         if isinstance(value, dict):
             return {key: self.resolve(item) for key, item in value.items()}
         return value
@@ -210,5 +223,7 @@ def source_line(node: fx.Node) -> str:
     """Where the model's author wrote it, if the tracer knows."""
     torch_dir = torch.__path__[0]
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-    places = [f"{file}:{line}" for file, line in lines if not file.startswith(torch_dir) and "/perse_compile/" not in file]
+    places = [
+        f"{file}:{line}" for file, line in lines if not file.startswith(torch_dir) and "/perse_compile/" not in file
+    ]
     return f" at {places[-1]}" if places else ""

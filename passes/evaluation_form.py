@@ -12,7 +12,15 @@ from torch.nn import functional as F
 from perse_compile.pipeline import Pass
 from perse_compile.program import Program
 
-NOTHING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+NOTHING_MODULES = (
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 NOTHING_FUNCTIONS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout, torch.dropout_)
 PROBABILITY_MODULES = (nn.Softmax, nn.LogSoftmax)
 PROBABILITY_NAMES = ("softmax", "log_softmax")

@@ -54,4 +54,8 @@ def image_nodes(graph: fx.Graph) -> set[fx.Node]:
             order[node] = tuple(order[node][d] for d in node.args[1])
         elif len(node.meta.get("shape", ())) != 3 or is_op(node, "reshape"):
             order[node] = CHANNELS_FIRST
-    return {n for n in graph.nodes if order[n] == CHANNELS_FIRST and len(n.meta.get("shape", ())) == 3 and n.op == "call_function"}
+    return {
+        n
+        for n in graph.nodes
+        if order[n] == CHANNELS_FIRST and len(n.meta.get("shape", ())) == 3 and n.op == "call_function"
+    }

@@ -67,7 +67,14 @@ def attach(program: Program, exit: Exit, tap: fx.Node, weight: Tensor, bias: Ten
     """pool_features and head right before the output: the backbone stays contiguous."""
     graph = program.module.graph
     with graph.inserting_before(output(graph)):
-        features = graph.create_node("call_function", OPS["pool_features"], (tap, exit.grid), name=f"{exit.name}_features")
-        values = {"shift": torch.zeros(exit.features), "scale": torch.ones(exit.features), "weight": weight, "bias": bias}
+        features = graph.create_node(
+            "call_function", OPS["pool_features"], (tap, exit.grid), name=f"{exit.name}_features"
+        )
+        values = {
+            "shift": torch.zeros(exit.features),
+            "scale": torch.ones(exit.features),
+            "weight": weight,
+            "bias": bias,
+        }
         tensors = [add_tensor(program, f"{exit.name}.{leaf}", t, f"{exit.name}_{leaf}") for leaf, t in values.items()]
         return graph.create_node("call_function", OPS["head"], (features, *tensors), name=f"{exit.name}_logits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -19,7 +20,8 @@ MOST_FEATURES = 1024
 LATEST = 0.95  # an exit that costs as good as everything saves nothing
 APART = 0.05  # automatic exits nearer to each other than this are one too many
 ELEMENTWISE = (
-    "affine", "relu", "relu6", "clamp", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "tanh", "leaky_relu", "elu",
+    "affine", "relu", "relu6", "clamp", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "tanh",
+    "leaky_relu", "elu",
 )  # fmt: skip
 CONTINUES = (*ELEMENTWISE, "max_pool2d", "avg_pool2d", "pad", "permute", "layer_norm")
 
@@ -68,7 +70,9 @@ def named(program: Program, name: str) -> str:
         near = [c for c in cuts if order.index(c) < at][-1:] + [c for c in cuts if order.index(c) > at][:1]
         what = f"{name!r} is not a cut point: some path from input to output goes around it"
     hint = f"the nearest cut points are {', '.join(near)}" if near else "it has no cut point near"
-    raise PassError(f"{what}; {hint}; `perse-compile insert-exits {program.provenance.get('model', 'MODEL')} --list` lists all")
+    raise PassError(
+        f"{what}; {hint}; `perse-compile insert-exits {program.provenance.get('model', 'MODEL')} --list` lists all"
+    )
 
 
 def spread(program: Program, exits: str | int) -> list[str]:
@@ -83,17 +87,23 @@ def spread(program: Program, exits: str | int) -> list[str]:
     candidates = settled if len(settled) >= count else cuts
     if len(candidates) < count:
         if exits != "auto" or not candidates:
-            raise PassError(f"{program.name} has {len(candidates)} places for exits, not {count}; `perse-compile insert-exits MODEL --list` lists them")
+            raise PassError(
+                f"{program.name} has {len(candidates)} places for exits, not {count};"
+                " `perse-compile insert-exits MODEL --list` lists them"
+            )
         count = len(candidates)
     taps = nearest(candidates, penalties, total, count)
-    while exits == "auto" and any(b.macs - a.macs < APART * total for a, b in zip(taps, taps[1:], strict=False)):
+    while exits == "auto" and any(b.macs - a.macs < APART * total for a, b in pairwise(taps)):
         count -= 1
         taps = nearest(candidates, penalties, total, count)
     return [tap.node for tap in taps]
 
 
 def nearest(candidates: list[CutPoint], penalties: dict[str, float], total: int, count: int) -> list[CutPoint]:
-    costs = [[abs(cut.macs / total - (i + 1) / (count + 1)) + penalties[cut.node] for cut in candidates] for i in range(count)]
+    costs = [
+        [abs(cut.macs / total - (i + 1) / (count + 1)) + penalties[cut.node] for cut in candidates]
+        for i in range(count)
+    ]
     return [candidates[i] for i in cheapest_increasing(costs)]
 
 
@@ -102,7 +112,7 @@ def penalties_of(program: Program, cuts: list[CutPoint]) -> dict[str, float]:
     shrinks, a little at other ends, more within a block, 1 where an activation or a pool is still to come."""
     nodes = {cut.node: program.node(cut.node) for cut in cuts}
     ends = [cut for cut in cuts if is_settled(nodes[cut.node]) and is_block_end(nodes[cut.node])]
-    last = {cut.node for cut, following in zip(ends, ends[1:], strict=False) if following.shape[1:] != cut.shape[1:]}
+    last = {cut.node for cut, following in pairwise(ends) if following.shape[1:] != cut.shape[1:]}
     among = {cut.node for cut in ends}
     return {
         name: 1.0 if not is_settled(node) else 0.08 if name not in among else 0.0 if name in last else 0.02

@@ -56,7 +56,16 @@ def dimension(e: Emitter, x: Node, dim: int) -> int:
 # --- layers with weights ----------------------------------------------------------------------------------
 
 
-def conv2d(e: Emitter, input: Node, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Node:
+def conv2d(
+    e: Emitter,
+    input: Node,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Node:
     if is_node(weight) or is_node(bias):
         raise Unsupported("weights computed from the image")
     if rank(e, input) != 4:
@@ -68,7 +77,9 @@ def conv2d(e: Emitter, input: Node, weight: Any, bias: Any = None, stride: Any =
         height, width = (d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
         padding = (height // 2, width // 2)
         if height % 2 or width % 2:
-            input = e("pad", input, (width // 2, width - width // 2, height // 2, height - height // 2), 0.0, suffix="pad")
+            input = e(
+                "pad", input, (width // 2, width - width // 2, height // 2, height - height // 2), 0.0, suffix="pad"
+            )
             padding = 0
     return e("conv2d", input, weight, bias, pair(stride), pair(padding), dilation, int(groups))
 
@@ -113,7 +124,9 @@ def batch_norm_module(e: Emitter, m: nn.BatchNorm2d, input: Node) -> Node:
     return batch_norm(e, input, m.running_mean, m.running_var, m.weight, m.bias, False, None, m.eps)
 
 
-def layer_norm(e: Emitter, input: Node, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Node:
+def layer_norm(
+    e: Emitter, input: Node, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Node:
     size = e.shape(input)[-1]
     if tuple(normalized_shape) != (size,):
         raise Unsupported("normalises over more than the last dimension")
@@ -189,7 +202,9 @@ def prelu(e: Emitter, input: Node, weight: Tensor) -> Node:
     """relu(x) - a * relu(-x)."""
     slope = weight.detach().expand(e.shape(input)[1]).contiguous()
     scale, shift = e.name_tensor(-slope, "scale"), e.name_tensor(torch.zeros_like(slope), "shift")
-    below = e("affine", e("relu", e("mul", input, -1.0, suffix="negated"), suffix="below"), scale, shift, suffix="scaled")
+    below = e(
+        "affine", e("relu", e("mul", input, -1.0, suffix="negated"), suffix="below"), scale, shift, suffix="scaled"
+    )
     return e("add", e("relu", input, suffix="above"), below)
 
 
@@ -253,7 +268,11 @@ def channel_constant(e: Emitter, x: Node, constant: Tensor) -> Tensor | None:
     """The constant as (C,), if it varies along dimension 1 of x only."""
     shape = e.shape(x)
     aligned = (1,) * (len(shape) - constant.dim()) + tuple(constant.shape)
-    fits = len(aligned) == len(shape) > 1 and aligned[1] == shape[1] and all(s == 1 for i, s in enumerate(aligned) if i != 1)
+    fits = (
+        len(aligned) == len(shape) > 1
+        and aligned[1] == shape[1]
+        and all(s == 1 for i, s in enumerate(aligned) if i != 1)
+    )
     return constant.reshape(-1) if fits else None
 
 
@@ -302,7 +321,15 @@ def max_pool2d(
 ) -> Node:  # fmt: skip
     if return_indices:
         raise Unsupported("indices of a pool")
-    return e("max_pool2d", input, pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation), bool(ceil_mode))
+    return e(
+        "max_pool2d",
+        input,
+        pair(kernel_size),
+        pair(stride or kernel_size),
+        pair(padding),
+        pair(dilation),
+        bool(ceil_mode),
+    )
 
 
 def avg_pool2d(
@@ -311,13 +338,23 @@ def avg_pool2d(
 ) -> Node:  # fmt: skip
     if divisor_override is not None:
         raise Unsupported("divisor_override of a pool")
-    return e("avg_pool2d", input, pair(kernel_size), pair(stride or kernel_size), pair(padding), bool(ceil_mode), bool(count_include_pad))
+    return e(
+        "avg_pool2d",
+        input,
+        pair(kernel_size),
+        pair(stride or kernel_size),
+        pair(padding),
+        bool(ceil_mode),
+        bool(count_include_pad),
+    )
 
 
 def adaptive(op: str) -> Rule:
     def rule(e: Emitter, input: Node, output_size: Any, return_indices: bool = False) -> Node:
         sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-        size = tuple(int(own if wanted is None else wanted) for wanted, own in zip(sizes, e.shape(input)[-2:], strict=True))
+        size = tuple(
+            int(own if wanted is None else wanted) for wanted, own in zip(sizes, e.shape(input)[-2:], strict=True)
+        )
         return input if size == e.shape(input)[-2:] else e(op, input, size)
 
     return rule
@@ -336,7 +373,9 @@ def total(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False, dtype
 def greatest(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False) -> Node:
     if dimensions(e, input, dim) != (2, 3) or rank(e, input) != 4:
         raise Unsupported("a maximum over anything but height and width")
-    return reshape_to(e, e("adaptive_max_pool2d", input, (1, 1), suffix="pool"), e.shape(input)[:2] + (1, 1) * bool(keepdim))
+    return reshape_to(
+        e, e("adaptive_max_pool2d", input, (1, 1), suffix="pool"), e.shape(input)[:2] + (1, 1) * bool(keepdim)
+    )
 
 
 def dimensions(e: Emitter, x: Node, dim: Any) -> tuple[int, ...]:
@@ -359,15 +398,18 @@ def reshape(e: Emitter, input: Node, *shape: Any) -> Node:
 
 
 def reshape_to(e: Emitter, x: Node, shape: tuple[int, ...]) -> Node:
-    """With the batch. Reshapes of reshapes are one; none at all if nothing changes; torchvision's shuffle is an operation."""
+    """To a shape with the batch. Two reshapes are one; none if nothing changes; torchvision's shuffle is an operation."""
     if math.prod(shape) != math.prod(e.shape(x)):
         raise Unsupported(f"cannot make {shape[1:]} of {e.shape(x)[1:]}")
     if not shape or shape[0] != BATCH:
-        raise Unsupported("mixes the batch with other dimensions; keep the batch as dimension 0 (view(x.size(0), ...), flatten(1))")
+        raise Unsupported(
+            "mixes the batch with other dimensions; keep the batch as dimension 0 (view(x.size(0), ...), flatten(1))"
+        )
+    source: Any = x.args[0] if x.args else None
     if is_call(x, "reshape"):
-        return reshape_to(e, x.args[0], shape)
-    if is_call(x, "permute") and x.args[1] == (0, 2, 1, 3, 4) and is_call(x.args[0], "reshape"):
-        whole, groups = x.args[0].args[0], e.shape(x.args[0])[1]
+        return reshape_to(e, source, shape)
+    if is_call(x, "permute") and x.args[1] == (0, 2, 1, 3, 4) and is_call(source, "reshape"):
+        whole, groups = source.args[0], e.shape(source)[1]
         if e.shape(whole) == shape:
             return e("channel_shuffle", whole, groups)
     return x if e.shape(x) == shape else e("reshape", x, tuple(shape[1:]))
@@ -390,7 +432,11 @@ def unflatten(e: Emitter, input: Node, dim: int, sizes: Any) -> Node:
 
 def squeeze(e: Emitter, input: Node, dim: Any = None) -> Node:
     shape = e.shape(input)
-    dims = range(1, len(shape)) if dim is None else [dimension(e, input, d) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))]
+    dims = (
+        range(1, len(shape))
+        if dim is None
+        else [dimension(e, input, d) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))]
+    )
     return reshape_to(e, input, tuple(s for i, s in enumerate(shape) if i not in dims or s != 1))
 
 
@@ -430,7 +476,7 @@ def pad(e: Emitter, input: Node, pad: Any, mode: str = "constant", value: Any = 
         raise Unsupported(f"padding mode {mode!r}; use zeros")
     if any(pads[4:]) or min(pads) < 0 or rank(e, input) != 4:
         raise Unsupported("pads other than height and width, or negative ones")
-    left, right, top, bottom = (pads[:4] + [0, 0, 0, 0])[:4]
+    left, right, top, bottom = [*pads, 0, 0, 0, 0][:4]
     return e("pad", input, (left, right, top, bottom), float(value or 0.0)) if any(pads) else input
 
 
@@ -494,7 +540,10 @@ def split(e: Emitter, input: Node, split_size_or_sections: Any, dim: int = 0) ->
     if isinstance(sections, int):
         sections = [min(sections, size - at) for at in range(0, size, sections)]
     starts = [sum(sections[:i]) for i in range(len(sections))]
-    return tuple(e("slice_dim", input, dim, a, a + n, suffix=str(i)) for i, (a, n) in enumerate(zip(starts, sections, strict=True)))
+    return tuple(
+        e("slice_dim", input, dim, a, a + n, suffix=str(i))
+        for i, (a, n) in enumerate(zip(starts, sections, strict=True))
+    )
 
 
 def narrow(e: Emitter, input: Node, dim: int, start: int, length: int) -> Node:
@@ -513,7 +562,14 @@ def size(e: Emitter, input: Node, dim: int | None = None) -> Any:
 
 
 def attribute(e: Emitter, input: Node, name: str) -> Any:
-    known = {"shape": e.shape(input), "ndim": rank(e, input), "dtype": torch.float32, "device": torch.device("cpu"), "is_cuda": False, "requires_grad": False}
+    known = {
+        "shape": e.shape(input),
+        "ndim": rank(e, input),
+        "dtype": torch.float32,
+        "device": torch.device("cpu"),
+        "is_cuda": False,
+        "requires_grad": False,
+    }
     if name not in known:
         raise Unsupported(f"attribute {name!r} of a tensor")
     return known[name]
@@ -534,16 +590,23 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: conv2d_module, nn.Linear: linear_module, nn.LayerNorm: layer_norm_module,
     nn.BatchNorm1d: batch_norm_module, nn.BatchNorm2d: batch_norm_module, nn.SyncBatchNorm: batch_norm_module,
     nn.ReLU: activation_module(relu), nn.ReLU6: activation_module(relu6), nn.Hardswish: activation_module(hardswish),
-    nn.Hardsigmoid: activation_module(hardsigmoid), nn.Sigmoid: activation_module(sigmoid), nn.SiLU: activation_module(silu),
+    nn.Hardsigmoid: activation_module(hardsigmoid), nn.Sigmoid: activation_module(sigmoid),
+    nn.SiLU: activation_module(silu),
     nn.Tanh: activation_module(tanh), nn.GELU: activation_module(gelu, "approximate"),
-    nn.Hardtanh: activation_module(hardtanh, "min_val", "max_val"), nn.LeakyReLU: activation_module(leaky_relu, "negative_slope"),
-    nn.ELU: activation_module(elu, "alpha"), nn.PReLU: activation_module(prelu, "weight"), nn.Softmax: activation_module(softmax, "dim"),
-    nn.MaxPool2d: activation_module(max_pool2d, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-    nn.AvgPool2d: activation_module(avg_pool2d, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    nn.Hardtanh: activation_module(hardtanh, "min_val", "max_val"),
+    nn.LeakyReLU: activation_module(leaky_relu, "negative_slope"),
+    nn.ELU: activation_module(elu, "alpha"), nn.PReLU: activation_module(prelu, "weight"),
+    nn.Softmax: activation_module(softmax, "dim"),
+    nn.MaxPool2d: activation_module(
+        max_pool2d, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    nn.AvgPool2d: activation_module(
+        avg_pool2d, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: activation_module(adaptive_avg_pool2d, "output_size"),
     nn.AdaptiveMaxPool2d: activation_module(adaptive_max_pool2d, "output_size", "return_indices"),
-    nn.Flatten: activation_module(flatten, "start_dim", "end_dim"), nn.Unflatten: activation_module(unflatten, "dim", "unflattened_size"),
-    nn.ZeroPad2d: pad_module, nn.ConstantPad2d: pad_module, nn.ChannelShuffle: activation_module(channel_shuffle, "groups"),
+    nn.Flatten: activation_module(flatten, "start_dim", "end_dim"),
+    nn.Unflatten: activation_module(unflatten, "dim", "unflattened_size"),
+    nn.ZeroPad2d: pad_module, nn.ConstantPad2d: pad_module,
+    nn.ChannelShuffle: activation_module(channel_shuffle, "groups"),
     nn.Identity: unchanged_module,
 }  # fmt: skip
 
@@ -551,27 +614,35 @@ METHODS: dict[str, Rule] = {
     "relu": relu, "sigmoid": sigmoid, "tanh": tanh, "clamp": clamp, "clip": clamp, "softmax": softmax,
     "add": add, "sub": sub, "mul": mul, "div": div, "neg": negative, "pow": power, "square": square, "matmul": matmul,
     "mean": mean, "sum": total, "amax": greatest,
-    "view": reshape, "reshape": reshape, "flatten": flatten, "unflatten": unflatten, "squeeze": squeeze, "unsqueeze": unsqueeze,
+    "view": reshape, "reshape": reshape, "flatten": flatten, "unflatten": unflatten, "squeeze": squeeze,
+    "unsqueeze": unsqueeze,
     "permute": permute, "transpose": transpose, "chunk": chunk, "split": split, "narrow": narrow, "select": select,
     "size": size, "dim": rank, "expand": expand, "expand_as": expand,
-    "contiguous": unchanged, "clone": unchanged, "detach": unchanged, "to": unchanged, "float": unchanged, "type_as": unchanged,
+    "contiguous": unchanged, "clone": unchanged, "detach": unchanged, "to": unchanged, "float": unchanged,
+    "type_as": unchanged,
 }  # fmt: skip
-METHODS |= {f"{name}_": in_place(METHODS[name]) for name in ("relu", "sigmoid", "tanh", "clamp", "add", "sub", "mul", "div", "neg")}
+METHODS |= {
+    f"{name}_": in_place(METHODS[name])
+    for name in ("relu", "sigmoid", "tanh", "clamp", "add", "sub", "mul", "div", "neg")
+}
 
 FUNCTIONS: dict[Any, Rule] = {
     F.conv2d: conv2d, torch.conv2d: conv2d, F.linear: linear, F.batch_norm: batch_norm, F.layer_norm: layer_norm,
     F.relu: relu, torch.relu: relu, F.relu6: relu6, F.hardswish: hardswish, F.hardsigmoid: hardsigmoid, F.silu: silu,
     F.sigmoid: sigmoid, torch.sigmoid: sigmoid, F.tanh: tanh, torch.tanh: tanh, F.gelu: gelu, F.hardtanh: hardtanh,
-    F.leaky_relu: leaky_relu, F.elu: elu, F.prelu: prelu, torch.prelu: prelu, F.softmax: softmax, torch.softmax: softmax,
+    F.leaky_relu: leaky_relu, F.elu: elu, F.prelu: prelu, torch.prelu: prelu, F.softmax: softmax,
+    torch.softmax: softmax,
     F.relu_: in_place(relu), torch.relu_: in_place(relu), torch.clamp: clamp, torch.clip: clamp,
     operator.add: add, torch.add: add, operator.sub: sub, torch.sub: sub, operator.mul: mul, torch.mul: mul,
-    operator.truediv: div, torch.div: div, operator.neg: negative, torch.neg: negative, operator.pow: power, torch.pow: power,
+    operator.truediv: div, torch.div: div, operator.neg: negative, torch.neg: negative, operator.pow: power,
+    torch.pow: power,
     operator.iadd: in_place(add), operator.isub: in_place(sub), operator.imul: in_place(mul),
     torch.square: square, operator.matmul: matmul, torch.matmul: matmul,
     F.max_pool2d: max_pool2d, torch.max_pool2d: max_pool2d, F.avg_pool2d: avg_pool2d,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d, F.adaptive_max_pool2d: adaptive_max_pool2d,
     torch.mean: mean, torch.sum: total, torch.amax: greatest,
-    torch.reshape: reshape, torch.flatten: flatten, torch.unflatten: unflatten, torch.squeeze: squeeze, torch.unsqueeze: unsqueeze,
+    torch.reshape: reshape, torch.flatten: flatten, torch.unflatten: unflatten, torch.squeeze: squeeze,
+    torch.unsqueeze: unsqueeze,
     torch.permute: permute, torch.transpose: transpose, torch.cat: concat, torch.concat: concat,
     F.channel_shuffle: channel_shuffle, torch.channel_shuffle: channel_shuffle, F.pad: pad,
     operator.getitem: getitem, torch.chunk: chunk, torch.split: split, torch.narrow: narrow, torch.select: select,

@@ -60,14 +60,24 @@ def options(
 
 @app.command("insert-exits")
 def insert_exits(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A torchvision name (see `models`), or package.module:factory.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A torchvision name (see `models`), or package.module:factory.")
+    ],
     exits: Annotated[str, typer.Option(help="auto, a number, or names of nodes: a,b,c.")] = "auto",
-    weights: Annotated[str, typer.Option(metavar="auto|default|none|FILE", help="auto takes pretrained ones if they can be had.")] = "auto",
+    weights: Annotated[
+        str, typer.Option(metavar="auto|default|none|FILE", help="auto takes pretrained ones if they can be had.")
+    ] = "auto",
     num_classes: NumClasses = None,
     input_size: InputSize = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Program to write; MODEL.perse here by default.")] = None,
-    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the program as text after every pass.")] = None,
-    list_cuts: Annotated[bool, typer.Option("--list", help="Only list where exits can be, and the cost up to there.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Program to write; MODEL.perse here by default.")
+    ] = None,
+    dump: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the program as text after every pass.")
+    ] = None,
+    list_cuts: Annotated[
+        bool, typer.Option("--list", help="Only list where exits can be, and the cost up to there.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Trace a network and put exits into it: MODEL.perse."""
@@ -79,7 +89,13 @@ def insert_exits(
         return
     path = driver.program_path(model, output)
     program = driver.insert_exits(
-        model, exits=parse_exits(exits), weights=weights, num_classes=num_classes, input_size=size, dump=dump, output=path
+        model,
+        exits=parse_exits(exits),
+        weights=weights,
+        num_classes=num_classes,
+        input_size=size,
+        dump=dump,
+        output=path,
     )
     show_program(program, path, json)
 
@@ -180,7 +196,9 @@ def show_cut_points(program: Program, json: bool) -> None:
         return
     shown = table("cut point", "shape", "MACs up to here", "share")
     for cut in program.cuts:
-        shown.add_row(cut.node, "x".join(map(str, cut.shape)), f"{cut.macs / 1e6:,.1f} M", f"{cut.macs / max(full, 1):.1%}")
+        shown.add_row(
+            cut.node, "x".join(map(str, cut.shape)), f"{cut.macs / 1e6:,.1f} M", f"{cut.macs / max(full, 1):.1%}"
+        )
     console().print(shown)
 
 

@@ -33,7 +33,7 @@ def insert_exits(
 
     check_can_write(output)
     program = trace_model(model, weights, num_classes, input_size)
-    watching = [SameFunction(), *([dump_to(dump)] if dump else []), *observers]
+    watching: list[Observer] = [SameFunction(), *([dump_to(dump)] if dump else []), *observers]
     run(program, default_pipeline(exits), watching)
     if output is not None:
         program.save(output)
@@ -75,4 +75,6 @@ def check_can_write(output: Path | None) -> None:
     from perse_compile.errors import ProgramError
 
     if output is not None and not output.parent.is_dir():
-        raise ProgramError(f"no folder {output.parent} to write {output.name} to; make it, or choose another place with -o")
+        raise ProgramError(
+            f"no folder {output.parent} to write {output.name} to; make it, or choose another place with -o"
+        )

@@ -71,4 +71,3 @@ def dump_to(folder: Path) -> Observer:
         (folder / f"{len(program.passes) - 1:02d}-{step.name}.txt").write_text(dump(program))
 
     return observer
-

@@ -16,13 +16,14 @@ def node_macs(node: fx.Node) -> int:
         return 0
     name = node.target.__name__  # type: ignore[union-attr]
     args: tuple[Any, ...] = node.args
-    out, source = prod(node.meta["shape"]), prod(args[0].meta["shape"]) if isinstance(args[0], fx.Node) else 0
+    out: int = prod(node.meta["shape"])
+    source: int = prod(args[0].meta["shape"]) if isinstance(args[0], fx.Node) else 0
     if name in ("conv2d", "linear"):
-        return out * prod(args[1].meta["shape"][1:])
+        return out * int(prod(args[1].meta["shape"][1:]))
     if name == "head":
-        return prod(args[3].meta["shape"])
+        return int(prod(args[3].meta["shape"]))
     if name in ("max_pool2d", "avg_pool2d"):
-        return out * prod(args[1])
+        return out * int(prod(args[1]))
     if name == "pool_features" and len(args[0].meta["shape"]) == 1:
         return 0
     return {

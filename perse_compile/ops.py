@@ -19,7 +19,9 @@ from torch.nn import functional as F
 Pair = tuple[int, int]
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Tensor:
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Tensor:
     """(N,I,H,W) * (O,I/groups,KH,KW) -> (N,O,OH,OW)."""
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
@@ -109,7 +111,9 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: P
     return F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
 
 
-def avg_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool, count_include_pad: bool) -> Tensor:
+def avg_pool2d(
+    x: Tensor, kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool, count_include_pad: bool
+) -> Tensor:
     return F.avg_pool2d(x, kernel, stride, padding, ceil_mode, count_include_pad)
 
 

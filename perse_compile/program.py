@@ -87,14 +87,16 @@ class Program:
     def node(self, name: str) -> fx.Node:
         for node in self.module.graph.nodes:
             if node.name == name:
-                return node
+                return node  # type: ignore[no-any-return]
         raise PassError(f"no node named {name!r} in {self.name}; `perse-compile insert-exits MODEL --list` lists them")
 
     def exit(self, name: str) -> Exit:
         for exit in self.exits:
             if exit.name == name:
                 return exit
-        raise PassError(f"no exit named {name!r} in {self.name}; it has {', '.join(e.name for e in self.exits) or 'none'}")
+        raise PassError(
+            f"no exit named {name!r} in {self.name}; it has {', '.join(e.name for e in self.exits) or 'none'}"
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by dotted name."""
@@ -110,7 +112,7 @@ class Program:
         set_tensor(self.module, name, tensor)
 
     def save(self, path: Path) -> None:
-        """Write the whole program; the same program gives the same bytes. An old file stays until the new one is complete."""
+        """Write the whole program; the same program gives the same bytes. An old file stays until then."""
         body = {
             "name": self.name,
             "graph": graph_json.encode(self.module.graph),

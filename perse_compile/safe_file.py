@@ -36,7 +36,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ProgramError(f"cannot read {path}: {error.strerror}; make it with `perse-compile insert-exits MODEL`") from error
+        raise ProgramError(
+            f"cannot read {path}: {error.strerror}; make it with `perse-compile insert-exits MODEL`"
+        ) from error
     again = f"{path} is damaged; run insert-exits again"
     metadata = _metadata(data)
     if metadata is None:
@@ -73,7 +75,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         temporary = None
     except OSError as error:
         raise ProgramError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another place with -o (nothing was changed)"
+            f"cannot write {path}: {error.strerror}; free space or choose another place with -o (nothing changed)"
         ) from error
     finally:
         if temporary is not None:

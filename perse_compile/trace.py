@@ -30,7 +30,10 @@ SEED = 0
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY_MEAN, GRAY_STD = (0.449,), (0.226,)
 NOT_CNNS = ("vit_", "swin_", "maxvit")
-RANDOM_WEIGHTS = "random weights: the pretrained ones of {model} could not be had ({reason}); its answers mean nothing until it is trained"
+RANDOM_WEIGHTS = (
+    "random weights: the pretrained ones of {model} could not be had ({reason});"
+    " its answers mean nothing until it is trained"
+)
 
 
 def list_models() -> list[str]:
@@ -71,11 +74,20 @@ def load_torchvision(model: str, weights: str, num_classes: int | None) -> tuple
     if model not in names:
         close = difflib.get_close_matches(model, names, 3, 0.4)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ModelError(f"unknown model {model!r}; {hint}`perse-compile models` lists all; own ones are package.module:factory")
+        raise ModelError(
+            f"unknown model {model!r}; {hint}`perse-compile models` lists all; own ones are package.module:factory"
+        )
     if model.startswith(NOT_CNNS):
-        raise ModelError(f"{model} is not a convolutional network, and no other kind can be compiled; `perse-compile models` lists them")
+        raise ModelError(
+            f"{model} is not a convolutional network, the only kind we compile; `perse-compile models` lists them"
+        )
     known = torchvision.models.get_model_weights(model).DEFAULT
-    facts: dict[str, Any] = {"preset": known.transforms(), "meta": None, "warnings": [], "weights": {"source": "random", "seed": SEED}}
+    facts: dict[str, Any] = {
+        "preset": known.transforms(),
+        "meta": None,
+        "warnings": [],
+        "weights": {"source": "random", "seed": SEED},
+    }
 
     def build(classes: int | None, pretrained: bool = False) -> nn.Module:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
@@ -90,18 +102,24 @@ def load_torchvision(model: str, weights: str, num_classes: int | None) -> tuple
         state = weight_files.pretrained(known.url)
         if isinstance(state, str):
             if weights == "default":
-                raise ModelError(f"pretrained weights of {model} cannot be had ({state}); go online once, or use --weights none or a file")
+                raise ModelError(
+                    f"pretrained weights of {model} cannot be had ({state}); go online once, or give none or a file"
+                )
             facts["warnings"].append(RANDOM_WEIGHTS.format(model=model, reason=state))
             return build(num_classes), facts
         network = build(num_classes, pretrained=True)
         left_out = weight_files.fill(network, state, model, new_classifier=num_classes is not None)
         facts["weights"] = {"source": "pretrained", "name": known.name}
         if left_out:
-            facts["warnings"].append(f"the classifier of {model} is new and random ({', '.join(left_out)}); train it before use")
+            facts["warnings"].append(
+                f"the classifier of {model} is new and random ({', '.join(left_out)}); train it before use"
+            )
         else:
             facts["meta"] = known.meta
         return network, facts
-    of_torchvision = Path(weights).name in {os.path.basename(w.url) for w in torchvision.models.get_model_weights(model)}
+    of_torchvision = Path(weights).name in {
+        os.path.basename(w.url) for w in torchvision.models.get_model_weights(model)
+    }
     network = weight_files.build_for_file(Path(weights), lambda k: build(k, of_torchvision), num_classes, model)
     facts["weights"] = file_facts(Path(weights))
     facts["meta"] = known.meta if of_torchvision else None
@@ -146,8 +164,10 @@ def find_factory(model: str) -> Callable[..., Any]:
     factory = getattr(module, name, None)
     if not callable(factory):
         close = difflib.get_close_matches(name, [n for n, v in vars(module).items() if callable(v)], 3, 0.4)
-        raise ModelError(f"{module_name} has no function {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
-    return factory  # type: ignore[no-any-return]
+        raise ModelError(
+            f"{module_name} has no function {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+        )
+    return factory
 
 
 def file_facts(path: Path) -> dict[str, Any]:
@@ -167,10 +187,16 @@ def input_spec(network: nn.Module, facts: dict[str, Any], input_size: tuple[int,
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
     if min(height, width) < 1:
         raise ModelError(f"input size {height}x{width} is not a size; give --input-size as N or HxW")
-    mean: Sequence[float] = getattr(network, "mean", preset.mean if preset is not None else default(channels, IMAGENET_MEAN, GRAY_MEAN, 0.5))
-    std: Sequence[float] = getattr(network, "std", preset.std if preset is not None else default(channels, IMAGENET_STD, GRAY_STD, 0.5))
+    mean: Sequence[float] = getattr(
+        network, "mean", preset.mean if preset is not None else default(channels, IMAGENET_MEAN, GRAY_MEAN, 0.5)
+    )
+    std: Sequence[float] = getattr(
+        network, "std", preset.std if preset is not None else default(channels, IMAGENET_STD, GRAY_STD, 0.5)
+    )
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise ModelError(f"mean {tuple(mean)} and std {tuple(std)} do not fit {channels} channels; correct the model's attributes")
+        raise ModelError(
+            f"mean {tuple(mean)} and std {tuple(std)} do not fit {channels} channels; correct the model's attributes"
+        )
     return InputSpec(int(height), int(width), channels, tuple(map(float, mean)), tuple(map(float, std)))
 
 
@@ -206,7 +232,9 @@ def trace(network: nn.Module, model: str) -> fx.GraphModule:
         mend = "take the decision outside forward, or write it as arithmetic"
         if not isinstance(error, fx.proxy.TraceError):
             mend = "forward must be made of torch operations on its one argument"
-        raise ModelError(f"cannot trace {model}: {place_in_model(error)}: {str(error).splitlines()[0]}; {mend}") from error
+        raise ModelError(
+            f"cannot trace {model}: {place_in_model(error)}: {str(error).splitlines()[0]}; {mend}"
+        ) from error
 
 
 def place_in_model(error: BaseException) -> str:
@@ -226,12 +254,18 @@ def try_out(module: fx.GraphModule, spec: InputSpec, model: str) -> int:
             result = module(image)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{model} fails on a {spec.channels}x{spec.height}x{spec.width} image ({reason}); give another --input-size") from error
+        raise ModelError(
+            f"{model} fails on a {spec.channels}x{spec.height}x{spec.width} image ({reason}); give another --input-size"
+        ) from error
     if isinstance(result, dict):
         result = result.get("out", result.get("logits"))
     elif isinstance(result, tuple) and hasattr(result, "logits"):
         result = result.logits
     if not isinstance(result, torch.Tensor) or result.dim() != 2 or result.shape[0] != 1:
-        found = f"a tensor of shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
+        found = (
+            f"a tensor of shape {tuple(result.shape)}"
+            if isinstance(result, torch.Tensor)
+            else f"a {type(result).__name__}"
+        )
         raise ModelError(f"{model} returns {found}; it must return one tensor of logits, (batch, classes)")
     return int(result.shape[1])

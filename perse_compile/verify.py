@@ -36,14 +36,18 @@ def check_graph(program: Program) -> None:
         raise VerifyError(f"the graph of {program.name} is broken: {error}") from error
     counts = {op: sum(node.op == op for node in graph.nodes) for op in ("placeholder", "output")}
     if counts != {"placeholder": 1, "output": 1}:
-        raise VerifyError(f"{program.name} has {counts['placeholder']} inputs and {counts['output']} outputs; it must have one of each")
+        raise VerifyError(
+            f"{program.name} has {counts['placeholder']} inputs and {counts['output']} outputs; it must have one each"
+        )
 
 
 def check_canonical(program: Program) -> None:
     tensors = program.tensors()
     for node in program.module.graph.nodes:
         if node.op not in ("placeholder", "get_attr", "call_function", "output"):
-            raise VerifyError(f"node {node.name} is a {node.op}; after canonicalise only operations of perse_compile.ops may be called")
+            raise VerifyError(
+                f"node {node.name} is a {node.op}; after canonicalise only perse_compile.ops may be called"
+            )
         if node.op == "call_function" and OPS.get(getattr(node.target, "__name__", "")) is not node.target:
             raise VerifyError(f"node {node.name} calls {node.target}, which is not an operation of perse_compile.ops")
         if node.kwargs or not all(is_plain(arg) for arg in node.args):
@@ -91,12 +95,19 @@ def check_exit(program: Program, exit: Exit, head: fx.Node) -> None:
     if head.target is not OPS["head"] or features.target is not OPS["pool_features"]:
         raise VerifyError(f"exit {exit.name} must end in a head that reads pool_features")
     if features.args[0].name != exit.tap or features.args[1] != exit.grid:
-        raise VerifyError(f"exit {exit.name} reads {features.args[0].name} on a grid of {features.args[1]}, not {exit.tap} on {exit.grid}")
+        raise VerifyError(
+            f"exit {exit.name} reads {features.args[0].name} on grid {features.args[1]}, not {exit.tap} on {exit.grid}"
+        )
     tensors, length, classes = program.tensors(), exit.features, len(program.classes)
-    for leaf, shape in (("shift", (length,)), ("scale", (length,)), ("weight", (length, classes)), ("bias", (classes,))):
+    for leaf, shape in (
+        ("shift", (length,)),
+        ("scale", (length,)),
+        ("weight", (length, classes)),
+        ("bias", (classes,)),
+    ):
         tensor = tensors.get(f"{exit.name}.{leaf}")
         if tensor is None or tuple(tensor.shape) != shape:
-            raise VerifyError(f"tensor {exit.name}.{leaf} must have shape {shape}, not {None if tensor is None else tuple(tensor.shape)}")
+            raise VerifyError(f"tensor {exit.name}.{leaf} must have shape {shape}")
     if exit.temperature <= 0:
         raise VerifyError(f"exit {exit.name} has temperature {exit.temperature}; it must be positive")
 
@@ -120,7 +131,9 @@ def crossing(graph: fx.Graph, stage: Stage) -> Iterator[tuple[str, str]]:
     own = set(stage.nodes)
     for node in graph.nodes:
         if node.name in own:
-            yield from ((node.name, n.name) for n in node.all_input_nodes if n.name not in own and n.name != stage.input)
+            yield from (
+                (node.name, n.name) for n in node.all_input_nodes if n.name not in own and n.name != stage.input
+            )
 
 
 def check_training(program: Program) -> None:

@@ -58,7 +58,11 @@ def read_state(path: Path) -> State:
     if not path.is_file():
         raise ModelError(f"no weights file {path}; --weights takes auto, default, none or a file")
     try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as weights ({str(error).splitlines()[0]}); is it whole?") from error
     except Exception as error:  # pickle.UnpicklingError and what else an unknown pickle raises
@@ -73,7 +77,11 @@ def read_state(path: Path) -> State:
 
 
 def build_for_file(
-    path: Path, build: Callable[[int | None], nn.Module], num_classes: int | None, model: str, takes_classes: bool = True
+    path: Path,
+    build: Callable[[int | None], nn.Module],
+    num_classes: int | None,
+    model: str,
+    takes_classes: bool = True,
 ) -> nn.Module:
     """The model with the file's weights; the number of classes is the file's unless it is given."""
     state = read_state(path)
@@ -87,17 +95,27 @@ def build_for_file(
 
 
 def fill(network: nn.Module, state: State, model: str, new_classifier: bool = False) -> list[str]:
-    """Load the state, which must fit; with `new_classifier` tensors that differ in classes stay as they are and are returned."""
+    """Load the state, which must fit; with `new_classifier` tensors that differ in classes stay and are returned."""
     own = network.state_dict()
     state = {name: t for name, t in state.items() if name in own or not name.startswith(AUXILIARY)}
     left_out = classifier_of_another_size(network, state) if new_classifier else []
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in state if n not in own]
-    other = [f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in own if n in state and state[n].shape != own[n].shape and n not in left_out]
+    other = [
+        f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape and n not in left_out
+    ]
     if missing or unexpected or other:
         faults = [("missing", missing), ("unexpected", unexpected), ("of another shape", other)]
-        told = "; ".join(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" for what, names in faults if names)
-        raise ModelError(f"these weights are not of {model}: {told}; give the file that belongs to it, or another MODEL or --num-classes")
+        told = "; ".join(
+            f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            for what, names in faults
+            if names
+        )
+        raise ModelError(
+            f"these weights are not of {model}: {told}; give its own file, or another MODEL or --num-classes"
+        )
     network.load_state_dict({n: t for n, t in state.items() if n not in left_out}, strict=False)
     return left_out
 
