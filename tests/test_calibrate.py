@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from perse_compile.personalise.calibrate import (
+    Worth,
     fit_temperature,
     fit_thresholds,
-    minimum_count,
     negative_log_likelihood,
     softmax,
 )
@@ -79,7 +79,7 @@ def test_an_exit_that_cannot_help_is_disabled() -> None:
     bad, final = two_classes([1] * 8, [0.9] * 8), two_classes([0] * 8, [0.9] * 8)
     assert fit_thresholds([bad, final], labels, 0.1) == [(1.0, False), (1.0, True)]
     few = two_classes([0, 0, 0, 1, 1, 1, 1, 1], [0.99, 0.98, 0.97, 0.9, 0.9, 0.9, 0.9, 0.9])
-    assert fit_thresholds([few, final], labels, 0.0)[0] == (1.0, False)  # three are fewer than minimum_count
+    assert fit_thresholds([few, final], labels, 0.0)[0] == (1.0, False)  # three are fewer than four
 
 
 def test_ties_go_together() -> None:
@@ -122,5 +122,14 @@ def test_the_drop_is_kept() -> None:
     assert right / 2000 >= (exits[-1].argmax(1) == labels).mean() - 0.02
 
 
-def test_minimum_count() -> None:
-    assert [minimum_count(n) for n in (1, 200, 201, 1000)] == [4, 4, 5, 20]
+def test_an_exit_that_costs_more_than_it_saves_is_disabled() -> None:
+    labels = np.zeros(8, np.int64)
+    early = two_classes([0] * 4 + [1] * 4, [0.99, 0.98, 0.97, 0.96, 0.6, 0.6, 0.6, 0.6])  # takes 4 of 8
+    exits = [early, two_classes([0] * 8, [0.9] * 8)]
+    assert fit_thresholds(exits, labels, 0.0, [Worth(100, 49), Worth(0, 0)])[0] == (0.96, True)
+    assert fit_thresholds(exits, labels, 0.0, [Worth(100, 50), Worth(0, 0)])[0] == (1.0, False)
+
+
+def test_no_samples() -> None:
+    nothing = np.zeros((0, 2))
+    assert fit_thresholds([nothing, nothing], np.zeros(0, np.int64), 0.1) == [(1.0, False), (1.0, True)]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from perse_compile import ops
+from perse_compile.driver import insert_exits
 from perse_compile.errors import DataError, PassError
-from perse_compile.personalise.data import Images
+from perse_compile.personalise.data import Images, read_images
 from perse_compile.personalise.train_exits import (
     PARTS,
     ExitReport,
@@ -26,6 +27,7 @@ from perse_compile.personalise.train_exits import (
 )
 from perse_compile.program import Exit, InputSpec, Program, make_module
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 CLASSES = ["left", "right", "top", "bottom"]
 SIZE = 16
 
@@ -200,6 +202,29 @@ def test_the_final_head_learns_only_when_asked() -> None:
     program, images = tiny_program(), tiny_images()
     report = train_exits(program, images, device="cpu", epochs=30, final=True)
     assert report.rows[-1].after > 0.8 > report.rows[-1].before
+
+
+def test_a_program_without_names_takes_those_of_the_images(taught: Path) -> None:
+    program = Program.load(taught)
+    train_exits(program, replace(tiny_images(), class_names=["a", "b", "c", "d"]), device="cpu", epochs=1)
+    assert program.classes == CLASSES
+    program.classes = [f"class{index}" for index in range(4)]
+    train_exits(program, tiny_images(), device="cpu", epochs=1)
+    assert program.classes == CLASSES
+
+
+def test_the_bundled_classifier() -> None:
+    """Real passes, real weights, real images."""
+    weights = str(EXAMPLES / "fashion_mnist_shufflenet.safetensors")
+    program = insert_exits("shufflenet_v2_x1_0", weights=weights, num_classes=10, input_size=(64, 64))
+    images = read_images(EXAMPLES / "fashion_mnist_train.npz", program.input, program.classes)
+    before = contents(program)
+    report = train_exits(program, images, device="cpu")
+    heads = tuple(f"{exit.name}." for exit in program.exits)
+    assert all(data == before[name] for name, data in contents(program).items() if not name.startswith(heads))
+    assert program.classes[9] == "ankle boot"
+    assert report.rows[0].before < 0.5 and all(row.after > 0.85 for row in report.rows)
+    assert report.cost < 0.5 and report.early > report.full - 0.03  # two standard errors of 450 images over max_drop
 
 
 def test_the_same_seed_gives_the_same_program(taught: Path) -> None:

@@ -238,8 +238,8 @@ def _translate(
     if own == list(class_names):
         return own, labels
     used = [int(label) for label in np.unique(labels) if label != UNKNOWN]
-    if _unnamed(class_names) and len(own) <= len(class_names):
-        names = own if not _unnamed(own) else []
+    if unnamed(class_names) and len(own) <= len(class_names):
+        names = own if not unnamed(own) else []
         return [*names, *class_names[len(names) :]], labels
     names, matched = match_classes([own[label] for label in used], class_names, str(path))
     table = np.full(len(own) + 1, UNKNOWN, np.int64)  # the last entry is what -1 finds
@@ -256,7 +256,7 @@ def match_classes(given: Sequence[str], class_names: Sequence[str], where: str) 
     matched = {name: _match(name, class_names) for name in given}
     unknown = [name for name, found in matched.items() if not found]
     ambiguous = [name for name, found in matched.items() if len(found) > 1]
-    if unknown and _unnamed(class_names) and len(given) <= len(class_names):
+    if unknown and unnamed(class_names) and len(given) <= len(class_names):
         order = sorted(given)
         return [*order, *class_names[len(order) :]], {name: index for index, name in enumerate(order)}
     if unknown:
@@ -283,7 +283,8 @@ def _plain(name: str) -> str:
     return name.casefold().replace("_", " ")
 
 
-def _unnamed(class_names: Sequence[str]) -> bool:
+def unnamed(class_names: Sequence[str]) -> bool:
+    """Nobody has named these classes: class0, class1, ..."""
     return all(name == f"class{index}" for index, name in enumerate(class_names))
 
 

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from perse_compile import ops
 from perse_compile.errors import DataError, PassError
-from perse_compile.personalise.calibrate import fit_temperature, fit_thresholds, softmax
-from perse_compile.personalise.data import Images, require_two_classes
+from perse_compile.personalise.calibrate import Worth, fit_temperature, fit_thresholds, softmax
+from perse_compile.personalise.data import Images, require_two_classes, unnamed
 from perse_compile.program import Exit, InputSpec, Program
 
 Labels = NDArray[np.int64]
@@ -136,6 +136,8 @@ def train_exits(
     truth = labels if images.labels is not None else guesses
     report = _report(program, before, after, temperatures, thresholds, truth, images.labels is not None, split)
     _commit(program, trained, report)
+    if unnamed(program.classes):
+        program.classes = list(images.class_names)  # so that a person's folders are matched by name from now on
     program.provenance["train_exits"] = {
         "data": images.name,
         "images": {"train": report.train, "calibrate": report.calibrate, "held_out": report.held_out},
@@ -305,7 +307,14 @@ def _calibrate(
     temperatures = [fit_temperature(z, arrays[-1].argmax(1) if unlabelled else known) for z in arrays[:-1]]
     temperatures.append(program.exits[-1].temperature if unlabelled else fit_temperature(arrays[-1], known))
     probabilities = [softmax(z, t) for z, t in zip(arrays, temperatures, strict=True)]
-    return temperatures, fit_thresholds(probabilities, known, max_drop)
+    return temperatures, fit_thresholds(probabilities, known, max_drop, worth(program))
+
+
+def worth(program: Program) -> list[Worth]:
+    """Per exit: MACs of the backbone and the final head that its answer saves, and those of its own head."""
+    heads = [exit.features * len(program.classes) for exit in program.exits]
+    full = program.exits[-1].macs + heads[-1]
+    return [Worth(full - exit.macs, head) for exit, head in zip(program.exits, heads, strict=True)]
 
 
 def _report(
