@@ -581,8 +581,8 @@ static int bench(const options *o) {
         head[e] = median(ms + (size_t)(1 + i.exits + e) * (size_t)o->runs, o->runs);
     }
     double *forced = take_memory(i.exits * sizeof *forced);
-    for (uint32_t e = 0; e < i.exits; e++) forced[e] = forced_ms(p, image, (int)e, ms, o->runs);
-    double full = forced[i.exits - 1];
+    double full = 0;
+    for (uint32_t e = 0; e < i.exits; e++) full = forced[e] = forced_ms(p, image, (int)e, ms, o->runs);
     say(o, "median of %d runs, %u thread%s; ms\n%-8s %9s %9s %9s\n", o->runs, i.threads, i.threads == 1 ? "" : "s", "exit", "stage", "head", "until here");
     for (uint32_t e = 0; e < i.exits; e++) say(o, "%-8s %9.3f %9.3f %9.3f\n", exit_info(p, e).name, stage[e], head[e], forced[e]);
     say(o, "full network, early exits disabled: %.3f ms\n", full);
