@@ -54,6 +54,7 @@ class Emitter:
         self.kept_alive: list[Tensor] = []  # ids stay good only as long as their tensors live
         self.taken = {node.name for node in program.module.graph.nodes}
         self.emitted: set[str] = set()
+        self.computed: dict[str, Tensor] = {}
         self.current: fx.Node = next(iter(program.module.graph.nodes))
 
     # --- what rules use ---
@@ -180,6 +181,9 @@ class Emitter:
     def name_tensor(self, tensor: Tensor, leaf: str) -> Tensor:
         """Say what a tensor that a rule computed is to be called."""
         base = str(self.current.target) if self.current.op == "call_module" else self.current.name
+        earlier = self.computed.setdefault(f"{base}.{leaf}", tensor)
+        if torch.equal(earlier, tensor):  # a module called twice keeps one tensor
+            tensor = earlier
         self.tensor_names.setdefault(id(tensor), f"{base}.{leaf}")
         self.kept_alive.append(tensor)
         return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class EvaluationForm(Pass):
             if does_nothing(node, program.module):
                 node.replace_all_uses_with(node.args[0] if node.args else node.kwargs["input"])
         drop_last_softmax(graph, program.module)
-        graph.eliminate_dead_code()
+        graph.eliminate_dead_code(lambda node: changes_its_argument(node, program.module))
         program.module.recompile()
 
 
@@ -56,6 +57,17 @@ def does_nothing(node: fx.Node, module: fx.GraphModule) -> bool:
         return True
     training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
     return node.target in NOTHING_FUNCTIONS and not training
+
+
+def changes_its_argument(node: fx.Node, module: fx.GraphModule) -> bool:
+    """In place: its effect may be read through another name, so it is not dead even if its result is."""
+    if does_nothing(node, module):
+        return False
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    in_place_operator = node.target in (operator.iadd, operator.isub, operator.imul)
+    return node.op in ("placeholder", "output") or in_place_operator or name.endswith("_") or "inplace" in node.kwargs
 
 
 def keep_logits(graph: fx.Graph) -> None:
@@ -74,7 +86,12 @@ def drop_last_softmax(graph: fx.Graph, module: fx.GraphModule) -> None:
     last = output.args[0]
     if not isinstance(last, fx.Node) or len(last.users) != 1:
         return
-    by_module = last.op == "call_module" and isinstance(module.get_submodule(str(last.target)), PROBABILITY_MODULES)
-    name = last.target if last.op == "call_method" else getattr(last.target, "__name__", "")
-    if by_module or (last.op != "call_module" and name in PROBABILITY_NAMES):
+    dim: Any
+    if last.op == "call_module":
+        layer = module.get_submodule(str(last.target))
+        drop, dim = isinstance(layer, PROBABILITY_MODULES), getattr(layer, "dim", None)
+    else:
+        name = last.target if last.op == "call_method" else getattr(last.target, "__name__", "")
+        drop, dim = name in PROBABILITY_NAMES, last.kwargs.get("dim", last.args[1] if len(last.args) > 1 else None)
+    if drop and dim in (None, 1, -1):
         output.args = (last.args[0] if last.args else last.kwargs["input"],)

@@ -17,6 +17,7 @@ from perse_compile.rewriting import is_op
 
 AUTOMATIC = 3
 MOST_FEATURES = 1024
+EARLIEST = 0.02  # too little is known there
 LATEST = 0.95  # an exit that costs as good as everything saves nothing
 APART = 0.05  # automatic exits nearer to each other than this are one too many
 ELEMENTWISE = (
@@ -81,17 +82,17 @@ def spread(program: Program, exits: str | int) -> list[str]:
     if not isinstance(count, int) or count < 1:
         raise PassError(f"--exits {exits!r} is not auto, a positive number, or names of nodes")
     total = max((cut.macs for cut in program.cuts), default=0)
-    cuts = [cut for cut in program.cuts if prod(cut.shape[1:]) > 1 and 0 < cut.macs <= LATEST * total]
+    cuts = [cut for cut in program.cuts if prod(cut.shape[1:]) > 1 and EARLIEST * total <= cut.macs <= LATEST * total]
     penalties = penalties_of(program, cuts)
     settled = [cut for cut in cuts if penalties[cut.node] < 1]
     candidates = settled if len(settled) >= count else cuts
     if len(candidates) < count:
-        if exits != "auto" or not candidates:
+        if exits != "auto":
             raise PassError(
                 f"{program.name} has {len(candidates)} places for exits, not {count};"
                 " `perse-compile insert-exits MODEL --list` lists them"
             )
-        count = len(candidates)
+        count = len(candidates)  # perhaps none
     taps = nearest(candidates, penalties, total, count)
     while exits == "auto" and any(b.macs - a.macs < APART * total for a, b in pairwise(taps)):
         count -= 1
@@ -134,6 +135,8 @@ def is_block_end(node: fx.Node) -> bool:
 
 def cheapest_increasing(costs: list[list[float]]) -> list[int]:
     """One column per row, columns increasing, with the least sum."""
+    if not costs:
+        return []
     best: list[tuple[float, list[int]]] = [(0.0, [])] * (len(costs[0]) + 1)
     for i, row in enumerate(costs):
         grown: list[tuple[float, list[int]]] = [(float("inf"), [])] * (len(row) + 1)

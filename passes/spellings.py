@@ -398,7 +398,7 @@ def reshape(e: Emitter, input: Node, *shape: Any) -> Node:
 
 
 def reshape_to(e: Emitter, x: Node, shape: tuple[int, ...]) -> Node:
-    """To a shape with the batch. Two reshapes are one; none if nothing changes; torchvision's shuffle is an operation."""
+    """To a shape with the batch. Two reshapes are one; none if nothing changes; a shuffle is an operation."""
     if math.prod(shape) != math.prod(e.shape(x)):
         raise Unsupported(f"cannot make {shape[1:]} of {e.shape(x)[1:]}")
     if not shape or shape[0] != BATCH:
