@@ -23,7 +23,13 @@ def traced(network: nn.Module, name: str = "net", channels: int = 3) -> Program:
     facts = {"preset": None, "meta": None}
     spec = input_spec(network, facts, None)
     module = trace.trace(network.eval(), name)
-    return Program(name, module, spec, class_names(network, facts, try_out(module, spec, name)), provenance={"model": name, "warnings": []})
+    return Program(
+        name,
+        module,
+        spec,
+        class_names(network, facts, try_out(module, spec, name)),
+        provenance={"model": name, "warnings": []},
+    )
 
 
 def randomise(network: nn.Module) -> None:

@@ -134,7 +134,9 @@ class OddNames(nn.Module):
         super().__init__()
         self.add = nn.BatchNorm2d(3)
         self.input = nn.Conv2d(3, 4, 3)
-        self.output = nn.Sequential(nn.ReLU6(), nn.AvgPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(36, 8, bias=False))
+        self.output = nn.Sequential(
+            nn.ReLU6(), nn.AvgPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(36, 8, bias=False)
+        )
         self.import_ = nn.BatchNorm1d(8)
         self.print = nn.Linear(8, 2)
 

@@ -52,10 +52,8 @@ def test_own_networks_compute_the_same(network: type[nn.Module], golden) -> None
     golden(f"network-{result.name}", dump(result).partition("\ntraining")[0])
 
 
-@pytest.mark.parametrize("step", [EvaluationForm(), Canonicalise(), FoldBatchNorm(), PropagateShapes(), FindCutPoints()])
+@pytest.mark.parametrize("step", [EvaluationForm(), FoldBatchNorm(), PropagateShapes(), FindCutPoints()])
 def test_nothing_to_do_changes_nothing(step: Pass) -> None:
-    if isinstance(step, Canonicalise):
-        pytest.skip("canonicalise reads the traced form only")
     program = prepared(models.Plain(), analysis_pipeline())
     text = dump(program)
     step.apply(program)
@@ -171,7 +169,11 @@ def test_shuffle_and_slices_become_operations() -> None:
 def test_norms_fold_and_shared_layers_keep_one_tensor() -> None:
     program = prepared(models.Shared(), analysis_pipeline())
     assert "affine" not in calls(program)
-    weights = [node.args[1].name for node in program.module.graph.nodes if node.name.startswith("conv") and node.op == "call_function"]
+    weights = [
+        node.args[1].name
+        for node in program.module.graph.nodes
+        if node.name.startswith("conv") and node.op == "call_function"
+    ]
     assert len(weights) == 3
     assert len(set(weights)) == 2
 
@@ -209,7 +211,13 @@ def test_a_node_that_cannot_be_computed() -> None:
 
 
 def test_cut_points_are_what_every_path_crosses() -> None:
-    assert [c.node for c in prepared(models.Branches(), analysis_pipeline()).cuts] == ["stem", "relu", "add", "last", "adaptive_avg_pool2d_1"]
+    assert [c.node for c in prepared(models.Branches(), analysis_pipeline()).cuts] == [
+        "stem",
+        "relu",
+        "add",
+        "last",
+        "adaptive_avg_pool2d_1",
+    ]
     program = prepared(models.Pieces(), analysis_pipeline())
     assert "permute" not in [cut.node for cut in program.cuts]
 
@@ -253,7 +261,10 @@ def test_a_network_that_does_not_end_in_a_linear_layer() -> None:
 
 def test_stages_hold_the_backbone() -> None:
     program = prepared(models.Shared(), default_pipeline(("relu", "relu_2")))
-    assert [(s.name, s.input, s.output) for s in program.stages][:2] == [("exit0", "x", "relu"), ("exit1", "relu", "relu_2")]
+    assert [(s.name, s.input, s.output) for s in program.stages][:2] == [
+        ("exit0", "x", "relu"),
+        ("exit1", "relu", "relu_2"),
+    ]
     assert "conv_weight" in program.stages[0].nodes[0] or program.stages[0].nodes[0].startswith("conv")
     assert all(stage.nodes[-1] == stage.output for stage in program.stages)
 
@@ -321,7 +332,6 @@ def test_verify_finds_a_graph_without_output() -> None:
     program.module.graph.erase_node(program.module.graph.output_node())
     with pytest.raises(VerifyError, match="0 outputs"):
         verify(program)
-
 
 
 def test_split_stages_alone() -> None:

@@ -1,0 +1,272 @@
+"""From names and files to traced programs."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from perse_compile import trace, weights
+from perse_compile.driver import insert_exits
+from perse_compile.errors import ModelError
+from perse_compile.passes import default_pipeline
+from perse_compile.pipeline import run
+from perse_compile.program import Program
+from perse_compile.trace import trace_model
+from perse_compile.verify import verify
+from tests import models
+from tests.helpers import randomise
+
+NETWORKS = [
+    "resnet18", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "densenet121",
+    "googlenet", "inception_v3", "convnext_tiny", "efficientnet_b0", "regnet_y_400mf", "mnasnet0_5", "alexnet",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(weights, "unreachable", lambda url: "offline")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torchvision_networks_compute_the_same(name: str) -> None:
+    options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    eager = torchvision.models.get_model(name, weights=None, num_classes=7, **options).eval()
+    size = 75 if name == "inception_v3" else 64
+    program = trace_model(name, "none", 7, (size, size))
+    randomise(eager)
+    program.module.load_state_dict(eager.state_dict(), strict=False)
+    run(program, default_pipeline())
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = eager(x), program.module(x)
+    assert len(found) == len(program.exits) >= 3
+    torch.testing.assert_close(found[-1], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    verify(program)
+
+
+def test_random_weights_are_warned_of_and_are_the_same_each_time() -> None:
+    program = trace_model("mobilenet_v3_small")
+    assert program.provenance["warnings"][0].startswith(
+        "random weights: the pretrained ones of mobilenet_v3_small could not be had"
+    )
+    assert program.provenance["weights"] == {"source": "random", "seed": 0}
+    assert program.input.mean == trace.IMAGENET_MEAN
+    assert program.classes[:2] == ["class0", "class1"]
+    again = trace_model("mobilenet_v3_small", "none")
+    assert all(torch.equal(t, again.tensors()[n]) for n, t in program.tensors().items())
+    assert again.provenance["warnings"] == []
+
+
+def test_size_and_normalisation_are_those_of_the_weights() -> None:
+    assert (
+        trace_model("inception_v3", "none").input.height,
+        trace_model("squeezenet1_1", "none", input_size=(64, 48)).input.width,
+    ) == (299, 48)
+
+
+def test_pretrained_weights_from_the_cache(tmp_path: Path) -> None:
+    meta = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT
+    state = torchvision.models.squeezenet1_1().state_dict()
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "hub" / "checkpoints" / Path(meta.url).name)
+    original = torch.hub.load_state_dict_from_url
+    torch.hub.load_state_dict_from_url = lambda url, **options: original(
+        url, **{**options, "model_dir": str(tmp_path / "hub" / "checkpoints")}
+    )
+    try:
+        program = trace_model("squeezenet1_1", "default", input_size=(64, 64))
+        retrain = trace_model("squeezenet1_1", "auto", 3, input_size=(64, 64))
+    finally:
+        torch.hub.load_state_dict_from_url = original
+    assert program.classes[0] == "tench"
+    assert program.provenance["weights"] == {"source": "pretrained", "name": meta.name}
+    assert torch.equal(program.tensor("features.0.weight"), state["features.0.weight"])
+    assert torch.equal(retrain.tensor("features.0.weight"), state["features.0.weight"])
+    assert "classifier of squeezenet1_1 is new and random" in retrain.provenance["warnings"][0]
+
+
+def test_a_download_that_breaks_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "unreachable", lambda url: None)
+    monkeypatch.setattr(
+        torch.hub, "load_state_dict_from_url", lambda *a, **k: (_ for _ in ()).throw(OSError("broken pipe"))
+    )
+    assert "OSError" in trace_model("squeezenet1_1", input_size=(64, 64)).provenance["warnings"][0]
+
+
+def test_default_weights_that_cannot_be_had() -> None:
+    with pytest.raises(ModelError, match=r"pretrained weights of resnet18 cannot be had \(offline\); go online once"):
+        trace_model("resnet18", "default")
+
+
+def test_asking_for_a_url_offline_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(weights, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *a, **k: time.sleep(1) or io.BytesIO())
+    assert weights.unreachable("https://example.invalid/x") == "offline"
+    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *a, **k: (_ for _ in ()).throw(TimeoutError()))
+    assert weights.unreachable("https://example.invalid/x") == "TimeoutError"
+    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *a, **k: io.BytesIO())
+    assert weights.unreachable("https://example.invalid/x") is None
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pth", "wrapped", "safetensors", "half"])
+def test_weights_from_a_file_with_its_number_of_classes(kind: str, tmp_path: Path) -> None:
+    state = torchvision.models.mobilenet_v3_small(num_classes=4).state_dict()
+    path = tmp_path / ("w.safetensors" if kind in ("safetensors", "half") else "w.pth")
+    if kind == "half":
+        state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+    if kind == "pth":
+        torch.save(state, path)
+    elif kind == "wrapped":
+        torch.save({"state_dict": {f"module.{n}": t for n, t in state.items()}, "epoch": 3}, path)
+    else:
+        save_file(state, path)
+    program = trace_model("mobilenet_v3_small", str(path), input_size=(64, 64))
+    assert program.classes == ["class0", "class1", "class2", "class3"]
+    assert torch.equal(program.tensor("classifier.3.weight"), state["classifier.3.weight"].float())
+    assert program.provenance["weights"]["name"] == path.name
+
+
+def test_a_file_named_like_torchvisions_is_of_torchvision(tmp_path: Path) -> None:
+    path = tmp_path / Path(torchvision.models.get_model_weights("googlenet").DEFAULT.url).name
+    state = torchvision.models.googlenet(weights=None, init_weights=False).state_dict()
+    torch.save(state, path)
+    program = trace_model("googlenet", str(path), input_size=(64, 64))
+    assert program.classes[0] == "tench"
+    assert any("mul" in node.name for node in program.module.graph.nodes)  # transform_input
+    run(program, default_pipeline())
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(
+        ModelError,
+        match=r"not of resnet50: missing: layer1\.0\.conv3\.weight, .* and \d+ more; .*of another shape: layer1",
+    ):
+        trace_model("resnet50", str(tmp_path / "w.pth"))
+    with pytest.raises(ModelError, match="unexpected: conv1.weight"):
+        trace_model("alexnet", str(tmp_path / "w.pth"))
+    with pytest.raises(
+        ModelError, match=r"not of resnet18: of another shape: fc\.weight \(1000, 512\) instead of \(5, 512\)"
+    ):
+        trace_model("resnet18", str(tmp_path / "w.pth"), 5)
+
+
+class NotTensors:
+    pass
+
+
+def test_files_that_are_not_weights(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no weights file .*nothing\.pth; --weights takes auto"):
+        trace_model("alexnet", str(tmp_path / "nothing.pth"))
+    for name in ("text.pth", "text.safetensors"):
+        (tmp_path / name).write_text("hello")
+        with pytest.raises(ModelError, match=rf"{name}"):
+            trace_model("alexnet", str(tmp_path / name))
+    torch.save(NotTensors(), tmp_path / "object.pth")
+    with pytest.raises(ModelError, match=r"holds more than tensors; save it with torch\.save\(model\.state_dict"):
+        trace_model("alexnet", str(tmp_path / "object.pth"))
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(ModelError, match="is not a state dict"):
+        trace_model("alexnet", str(tmp_path / "list.pth"))
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet5", r"unknown model 'resnet5'; did you mean resnet50"),
+        ("zzzz", r"unknown model 'zzzz'; `perse-compile models`"),
+        ("vit_b_16", "not a convolutional network"),
+        ("no_such_module:f", "no module named 'no_such_module'"),
+        ("tests.models:plian", r"has no function 'plian'; did you mean .*plain"),
+        ("tests.models:not_a_module", "returned a int; it must return a torch.nn.Module"),
+        ("tests.models:failing", r"failed at .*tests/models\.py:\d+ `raise RuntimeError.*no such luck"),
+        (
+            "tests.models:branching",
+            r"cannot trace .*tests/models\.py:\d+ `if x\.sum\(\) > 0:`: .*control flow; take the decision outside",
+        ),
+    ],
+)
+def test_models_that_cannot_be_traced(model: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        trace_model(model)
+
+
+def test_a_module_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_zoo.py").write_text("1 / 0\n")
+    (tmp_path / "broken_syntax.py").write_text("def :\n")
+    with pytest.raises(
+        ModelError, match=r"importing broken_zoo failed at .*broken_zoo\.py:1 `1 / 0`: division by zero"
+    ):
+        trace_model("broken_zoo:f")
+    with pytest.raises(ModelError, match=r"importing broken_syntax failed at .*broken_syntax\.py:1"):
+        trace_model("broken_syntax:f")
+
+
+def test_what_a_model_says_of_its_images() -> None:
+    program = trace_model("tests.models:described")
+    assert (program.input.channels, program.input.height, program.input.width) == (1, 10, 12)
+    assert (program.input.mean, program.input.std, program.classes) == ((0.4,), (0.2,), ["cat", "dog"])
+    assert program.name == "described"
+    assert [e.name for e in run(program, default_pipeline()).exits] == ["final"]  # too small for more
+
+
+def test_own_models_and_their_classes(tmp_path: Path) -> None:
+    assert len(trace_model("tests.models:plain", num_classes=9).classes) == 9
+    torch.save(models.plain(3).state_dict(), tmp_path / "w.pth")
+    assert len(trace_model("tests.models:plain", str(tmp_path / "w.pth")).classes) == 3
+    with pytest.raises(ModelError, match="takes no num_classes"):
+        trace_model("tests.models:described", num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("mean", (0.1, 0.2), "do not fit 1 channels"),
+        ("std", (0.0,), "do not fit 1 channels"),
+        ("class_names", ("a",), "1 class names and 2 outputs"),
+        ("input_size", 0, "0x0 is not a size"),
+        ("input_size", 2, "fails on a 1x2x2 image"),
+    ],
+)
+def test_what_a_model_says_must_be_right(
+    attribute: str, value: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models.Described, attribute, value)
+    with pytest.raises(ModelError, match=message):
+        trace_model("tests.models:described")
+
+
+@pytest.mark.parametrize("function", [lambda m, x: (x, x), lambda m, x: x])
+def test_what_a_model_returns_must_be_logits(function, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "plain", lambda: models.Computes(function))
+    with pytest.raises(ModelError, match="it must return one tensor of logits"):
+        trace_model("tests.models:plain")
+
+
+def test_other_channels_and_lists() -> None:
+    assert trace.default(4, (1.0,), (2.0,), 0.5) == (0.5,) * 4
+    names = trace.list_models()
+    assert len(names) == 68
+    assert "resnet50" in names
+    assert not any(name.startswith("vit") for name in names)
+
+
+def test_driver_saves_a_program_that_loads(tmp_path: Path) -> None:
+    program = insert_exits("tests.models:plain", exits=1, output=tmp_path / "p.perse", dump=tmp_path / "dump")
+    assert [e.name for e in Program.load(tmp_path / "p.perse").exits] == ["exit0", "final"]
+    assert len(list((tmp_path / "dump").iterdir())) == len(program.passes)
