@@ -6,13 +6,19 @@ here and the caller is generated, so the kernels take bare pointers: everything 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
+from perse_compile.errors import LoweringError
 from perse_compile.targets import Target
+
+WORKSPACE = (1 << 20) // 16  # bytes a kernel may take, so that 16 threads fit
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
@@ -33,6 +39,8 @@ def compile_kernels(kernels: dict[str, tirx.PrimFunc], target: Target, path: Pat
     module = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in kernels.items()})
     module = tirx.transform.BindTarget(into.with_host(into))(module)
     module = tvm.ir.transform.Sequential(_lowering())(module)
+    for name in kernels:
+        _check_workspace(name, module[name])
     plain = tvm.IRModule({name: _with_pointers(module[name]) for name in kernels})
     plain = tvm.ir.transform.Sequential([tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()])(plain)
     tvm.get_global_func("target.build.llvm")(plain, into).write_to_file(str(path))
@@ -63,6 +71,26 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
         tirx.transform.CommonSubexprElim(),
         tirx.transform.VerifyMemory(),
     ]
+
+
+def _check_workspace(name: str, func: tirx.PrimFunc) -> None:
+    """What a kernel allocates for itself must fit the runtime's workspace (PERSE_WORKSPACE in plan.h), for every thread."""
+    sizes = [
+        4 * int(str(node.buffer.dtype).partition("x")[2] or 1) * math.prod(int(size) for size in node.buffer.shape)
+        for node in _statements(func.body)
+        if isinstance(node, tirx.AllocBuffer)
+    ]
+    if sum(sizes) > WORKSPACE:
+        raise LoweringError(f"kernel {name} wants {sum(sizes)} bytes of workspace, more than {WORKSPACE}")
+
+
+def _statements(node: Any) -> Iterator[Any]:
+    """A statement and all statements inside it."""
+    yield node
+    inside = [getattr(node, name, None) for name in ("body", "then_case", "else_case")]
+    for child in [*inside, *(getattr(node, "seq", None) or ())]:
+        if isinstance(child, tirx.Stmt):
+            yield from _statements(child)
 
 
 def _with_pointers(func: tirx.PrimFunc) -> tirx.PrimFunc:

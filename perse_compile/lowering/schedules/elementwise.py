@@ -46,7 +46,10 @@ def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
             sch.compute_inline(block)
         except s_tir.ScheduleError:
             continue  # a reduction, or read by more than one block that cannot take it
+    placed: set[str] = set()
     for block in child_blocks(sch):
+        if sch.get(block).name_hint in placed:
+            continue
         kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
         loops = sch.get_loops(block)
         if not loops:
@@ -57,7 +60,8 @@ def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
             continue
         if reduced and len(spatial) >= 2:
             sch.reorder(*spatial[:-1], *reduced, spatial[-1])
-            _parallel(sch, spatial[:-1], loops)
+            row = _parallel(sch, spatial[:-1], loops)
+            placed |= _follow_by_rows(sch, block, row, target)
             _vectorise(sch, spatial[-1], target)
             init = sch.decompose_reduction(block, reduced[0])
             last = sch.get_loops(init)[-1]
@@ -74,14 +78,28 @@ def spread(sch: s_tir.Schedule, loops: list[Any], target: Target) -> None:
     _vectorise(sch, loops[-1], target)
 
 
-def _parallel(sch: s_tir.Schedule, outer: list[Any], nest: list[Any]) -> None:
-    """Share `outer` among threads if the whole nest is worth waking them."""
+def _follow_by_rows(sch: s_tir.Schedule, block: Any, row: Any, target: Target) -> set[str]:
+    """Let the block's only reader follow row by row, so that one row is kept rather than the whole result."""
+    readers = sch.get_consumers(block)
+    if len(readers) != 1:
+        return set()
+    try:
+        sch.reverse_compute_at(readers[0], row)
+    except s_tir.ScheduleError:
+        return set()  # it reads more than a row
+    _vectorise(sch, sch.get_loops(readers[0])[-1], target)
+    return {sch.get(readers[0]).name_hint}
+
+
+def _parallel(sch: s_tir.Schedule, outer: list[Any], nest: list[Any]) -> Any:
+    """Share `outer` among threads if the whole nest is worth waking them; gives its innermost loop."""
     work = math.prod(int(sch.get(loop).extent) for loop in nest)
     if not outer or work < WORTH_THREADS:
-        return
+        return outer[-1] if outer else None
     fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
     if int(sch.get(fused).extent) > 1:
         sch.parallel(fused)
+    return fused
 
 
 def _vectorise(sch: s_tir.Schedule, loop: Any, target: Target) -> None:
