@@ -348,25 +348,39 @@ static void estimate_prior(fit *f, uint32_t first, uint32_t step, double *prior)
     }
 }
 
-/* Without labels: the factory's final exit, corrected for the person's class frequencies if two halves of the samples
- * tell the same story about them. */
-static void correct_teacher(fit *f) {
+/* What the teacher says of a sample once it knows the prior; written into out [classes]. */
+static int32_t corrected(const fit *f, uint32_t i, float *out) {
     uint32_t classes = f->p->plan->classes;
+    const float *z = f->lab.teacher + (size_t)i * classes;
+    for (uint32_t k = 0; k < classes; k++) out[k] = z[k] + (float)log(f->prior[k] * classes);
+    return (int32_t)argmax(out, classes);
+}
+
+/* The estimate takes it that only class frequencies differ from the factory's. When the images look different too, it
+ * explains that away with frequencies: then two halves of the samples disagree, or many answers would change. */
+static bool prior_is_stable(fit *f) {
+    uint32_t classes = f->p->plan->classes, changed = 0;
     double *half = f->prior + classes, apart = 0;
-    f->report->teacher = PERSE_TEACHER_FINAL;
     estimate_prior(f, 0, 2, f->prior);
     estimate_prior(f, 1, 2, half);
     for (uint32_t k = 0; k < classes; k++) apart += fabs(f->prior[k] - half[k]) / 2;
     estimate_prior(f, 0, 1, f->prior);
-    if (apart > 0.2) {
-        for (uint32_t k = 0; k < classes; k++) f->prior[k] = 1.0 / classes;
-        return;
+    for (uint32_t j = 0; j < f->train.count; j++) {
+        uint32_t i = f->train.index[j];
+        changed += corrected(f, i, f->soft) != f->lab.truth[i];
     }
-    f->report->teacher = PERSE_TEACHER_PRIOR;
-    for (uint32_t i = 0; i < f->samples->count; i++) {
+    return apart <= 0.2 && changed <= 0.1 * f->train.count;
+}
+
+/* Without labels: the factory's final exit, corrected for the person's class frequencies if they can be told. */
+static void correct_teacher(fit *f) {
+    uint32_t classes = f->p->plan->classes;
+    bool stable = prior_is_stable(f);
+    f->report->teacher = stable ? PERSE_TEACHER_PRIOR : PERSE_TEACHER_FINAL;
+    for (uint32_t k = 0; !stable && k < classes; k++) f->prior[k] = 1.0 / classes;
+    for (uint32_t i = 0; stable && i < f->samples->count; i++) {
         float *z = f->lab.teacher + (size_t)i * classes;
-        for (uint32_t k = 0; k < classes; k++) z[k] += (float)log(f->prior[k] * classes);
-        f->lab.truth[i] = (int32_t)argmax(z, classes);
+        f->lab.truth[i] = corrected(f, i, z);
     }
 }
 

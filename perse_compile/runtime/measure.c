@@ -182,10 +182,12 @@ static void fit_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, 
         const perse_answer *mine = answers + (size_t)e * lab->samples->count;
         uint32_t accepted = reached == 0 ? 0 : fit_threshold(lab, e, reached, max_drop, mine, final, &pack->exit[e].threshold);
         pack->exit[e].enabled = accepted > 0;
+        if (accepted == 0) pack->exit[e].threshold = 1;
         reached -= accepted;
         memmove(lab->order, lab->order + accepted, reached * sizeof *lab->order);
     }
     pack->exit[exits - 1].enabled = true;
+    pack->exit[exits - 1].threshold = 1;
 }
 
 perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, perse_answer *answers) {

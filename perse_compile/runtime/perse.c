@@ -63,10 +63,10 @@ static bool layout_is_sound(const perse_plan *plan, const perse_backbone_header 
     uint64_t probe = image + (uint64_t)plan->exits * plan->classes * sizeof(float);
     if (h->weights_offset != 4096 || h->weights_size > length) return false;
     if (h->pack_offset != next_page(h->weights_offset + h->weights_size) || h->pack_offset > length) return false;
-    if (h->pack_size > length - h->pack_offset) return false;
+    if (h->pack_size != perse_pack_bytes(plan) || h->pack_size > length - h->pack_offset) return false;
     uint64_t probes = next_page(h->pack_offset + h->pack_size);
     if ((uint64_t)h->probe_offset_pages * 4096 != probes || probes > length || h->probes > (length - probes) / probe) return false;
-    return next_page(probes + h->probes * probe) == next_page(length);
+    return probes + h->probes * probe == length;
 }
 
 static perse_status check_backbone(const perse_plan *plan, const uint8_t *file, uint64_t size) {

@@ -68,8 +68,8 @@ extern const perse_plan perse_the_plan;
 
 /* backbone.bin: this header, then weights, pack, probes, in this order. Little-endian. crc32 is zlib's. The
  * weights start at 4096, each later section at the first multiple of 4096 at or after the end of the one before,
- * and the file ends with the last probe's logits (zeros up to the next multiple of 4096 may follow). The runtime
- * insists on this, so that a flipped bit in the header is found too. Never written on the device. */
+ * and the file ends with the last probe's logits. The runtime insists on this, so that a flipped bit in the header
+ * is found too. Never written on the device. */
 typedef struct {
     char magic[8]; /* "PERSEBIN" */
     uint32_t version;

@@ -1,0 +1,747 @@
+/* test_runtime.c - the library on the mock network. Usage: test_runtime ARTIFACT SCRATCH; both are folders.
+ *
+ * Every status must come up at least once; see `met`. */
+#define _DEFAULT_SOURCE
+#include "inside.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PIXELS = 8 * 8 * 3, USERS = 300, K = 5, EXITS = 3, FEATURES = 16 + 24 + 32, B = 8 };
+enum { FAIL_NONE, FAIL_INPUT, FAIL_STAGE, FAIL_POOL, FAIL_HEAD, FAIL_TRAIN, FAIL_NAN_LOGITS, FAIL_WORKSPACE };
+extern int mock_fail, mock_stages;
+
+static const char *source, *scratch;
+static bool met[PERSE_STATUS_COUNT];
+static const char *running;
+
+#define CHECK(condition) \
+    do { \
+        if (!(condition)) { \
+            fprintf(stderr, "%s:%d: %s: %s [%s]\n", __FILE__, __LINE__, running, #condition, perse_detail()); \
+            exit(1); \
+        } \
+    } while (0)
+
+static void expect_at(int line, perse_status want, perse_status got) {
+    met[want] = true;
+    if (want == got) return;
+    fprintf(stderr, "%s:%d: %s: expected '%s', got '%s' [%s]\n", __FILE__, line, running, perse_status_text(want), perse_status_text(got),
+            perse_detail());
+    exit(1);
+}
+#define EXPECT(want, call) expect_at(__LINE__, want, call)
+
+/* ---- files ---- */
+
+static const char *path_in(const char *folder, const char *name) {
+    static char path[2][512];
+    static int turn;
+    snprintf(path[turn ^= 1], sizeof *path, "%s/%s", folder, name);
+    return path[turn];
+}
+
+static uint8_t *read_file(const char *folder, const char *name, size_t *size) {
+    FILE *f = fopen(path_in(folder, name), "rb");
+    CHECK(f != NULL);
+    fseek(f, 0, SEEK_END);
+    *size = (size_t)ftell(f);
+    rewind(f);
+    uint8_t *bytes = malloc(*size + 1);
+    CHECK(bytes != NULL && fread(bytes, 1, *size, f) == *size);
+    fclose(f);
+    return bytes;
+}
+
+static void write_file(const char *folder, const char *name, const void *bytes, size_t size) {
+    FILE *f = fopen(path_in(folder, name), "wb");
+    CHECK(f != NULL && fwrite(bytes, 1, size, f) == size);
+    fclose(f);
+}
+
+static void copy_in(const char *name) {
+    size_t size;
+    uint8_t *bytes = read_file(source, name, &size);
+    write_file(scratch, name, bytes, size);
+    free(bytes);
+}
+
+static bool exists(const char *name) { return access(path_in(scratch, name), F_OK) == 0; }
+
+static void fresh_folder(void) {
+    static const char *const leftovers[] = {"heads.pack.previous", "heads.pack.new", "heads.pack.kept"};
+    for (int i = 0; i < 3; i++) {
+        unlink(path_in(scratch, leftovers[i]));
+        rmdir(path_in(scratch, leftovers[i]));
+    }
+    copy_in("backbone.bin");
+    copy_in("heads.pack");
+}
+
+static bool same_file(const char *name, const uint8_t *bytes, size_t size) {
+    size_t now_size;
+    uint8_t *now = read_file(scratch, name, &now_size);
+    bool same = now_size == size && memcmp(now, bytes, size) == 0;
+    free(now);
+    return same;
+}
+
+/* ---- opening ---- */
+
+static void *memory;
+static size_t memory_size;
+
+static perse_status try_open_with(perse **p, int threads) {
+    free(memory);
+    memory_size = perse_memory_size(threads);
+    memory = malloc(memory_size);
+    memset(memory, 0xA5, memory_size);
+    return perse_open(p, scratch, threads, memory, memory_size);
+}
+
+static perse_status try_open(void) {
+    perse *p;
+    perse_status status = try_open_with(&p, 1);
+    if (status == PERSE_OK) perse_close(p);
+    else CHECK(p == NULL);
+    return status;
+}
+
+static perse *open_with(int threads) {
+    perse *p;
+    EXPECT(PERSE_OK, try_open_with(&p, threads));
+    return p;
+}
+
+static uint8_t (*pixels)[PIXELS]; /* [USERS] of the user at hand */
+static int32_t labels[USERS];
+static float *features; /* [USERS][FEATURES] */
+
+static void load_user(perse *p, const char *name) {
+    size_t size;
+    uint8_t *bytes = read_file(source, name, &size);
+    CHECK(size == USERS * (PIXELS + 4));
+    free(pixels);
+    pixels = (uint8_t(*)[PIXELS])(void *)bytes;
+    memcpy(labels, bytes + USERS * PIXELS, sizeof labels);
+    free(features);
+    features = malloc(USERS * FEATURES * sizeof *features);
+    for (int i = 0; i < USERS; i++) EXPECT(PERSE_OK, perse_features_u8(p, pixels[i], features + i * FEATURES));
+}
+
+/* ---- tests ---- */
+
+static void test_crc32(void) {
+    CHECK(perse_crc32(0, "123456789", 9) == 0xCBF43926u);
+    uint8_t bytes[100];
+    for (int i = 0; i < 100; i++) bytes[i] = (uint8_t)(i * 37);
+    for (size_t cut = 0; cut <= 100; cut++) CHECK(perse_crc32(perse_crc32(0, bytes, cut), bytes + cut, 100 - cut) == perse_crc32(0, bytes, 100));
+}
+
+static void test_texts(void) {
+    for (int s = 0; s < PERSE_STATUS_COUNT; s++) CHECK(*perse_status_text((perse_status)s) && (s == PERSE_OK || *perse_status_advice((perse_status)s)));
+    CHECK(strcmp(perse_status_text(PERSE_STATUS_COUNT), "unknown status") == 0);
+    CHECK(strcmp(perse_verdict_text(PERSE_VERDICT_COUNT), "unknown verdict") == 0);
+    CHECK(strcmp(perse_teacher_text(PERSE_TEACHER_COUNT), "unknown teacher") == 0);
+}
+
+static int threads_may_start = 99;
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) {
+    return threads_may_start-- > 0 ? __real_pthread_create(thread, attributes, run, argument) : EAGAIN;
+}
+
+static void test_open(void) {
+    perse *p;
+    char *block = malloc(perse_memory_size(2) + 1);
+    CHECK(perse_memory_size(-1) == 0 && perse_memory_size(PERSE_MAX_THREADS + 1) == 0 && perse_memory_size(0) > 0);
+    EXPECT(PERSE_BAD_ARGUMENT, perse_open(&p, NULL, 1, block, 1));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_open(&p, scratch, -1, block, 1));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_open(&p, scratch, 1, NULL, 1));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_open(NULL, scratch, 1, block, 1));
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_open(&p, scratch, 1, block, 0));
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_open(&p, scratch, 2, block, perse_memory_size(2) - 128));
+    EXPECT(PERSE_NO_FILE, perse_open(&p, "/no/such/folder", 2, block, perse_memory_size(2)));
+    EXPECT(PERSE_OK, perse_open(&p, scratch, 2, block + 1, perse_memory_size(2))); /* any alignment */
+    perse_info info = perse_get_info(p);
+    CHECK(info.exits == EXITS && info.classes == K && info.features == FEATURES && info.threads == 2 && info.generation == 0);
+    perse_close(p);
+    perse_close(NULL);
+    threads_may_start = 1;
+    EXPECT(PERSE_THREAD_FAILED, try_open_with(&p, 4));
+    threads_may_start = 9999;
+    unlink(path_in(scratch, "heads.pack")); /* the factory heads do then */
+    EXPECT(PERSE_OK, try_open());
+    unlink(path_in(scratch, "backbone.bin"));
+    EXPECT(PERSE_NO_FILE, try_open());
+    CHECK(strcmp(perse_detail(), "backbone.bin") == 0);
+    mkdir(path_in(scratch, "backbone.bin"), 0755);
+    EXPECT(PERSE_IO, try_open());
+    rmdir(path_in(scratch, "backbone.bin"));
+    free(block);
+}
+
+static void patch(const char *name, size_t at, const void *bytes, size_t size, bool fix_checksum) {
+    size_t total;
+    copy_in(name);
+    uint8_t *file = read_file(scratch, name, &total);
+    memcpy(file + at, bytes, size);
+    if (fix_checksum) {
+        uint32_t crc = perse_crc32(0, file + 64, total - 64), zero = 0;
+        memcpy(file + 12, &crc, 4);
+        if (strcmp(name, "heads.pack") == 0) memcpy(file + 40, &zero, 4); /* header checksum: not given */
+    }
+    write_file(scratch, name, file, total);
+    free(file);
+}
+
+static void test_damage(void) {
+    static const char *const names[] = {"backbone.bin", "heads.pack"};
+    uint32_t two = 2;
+    for (int n = 0; n < 2; n++) {
+        patch(names[n], 0, "X", 1, false);
+        EXPECT(PERSE_BAD_MAGIC, try_open());
+        CHECK(strcmp(perse_detail(), names[n]) == 0);
+        patch(names[n], 8, &two, 4, false);
+        EXPECT(PERSE_BAD_VERSION, try_open());
+        copy_in(names[n]);
+        size_t size;
+        uint8_t *whole = read_file(scratch, names[n], &size);
+        for (size_t cut = 0; cut < size; cut += cut < 200 ? 1 : 331) {
+            write_file(scratch, names[n], whole, cut);
+            EXPECT(PERSE_TRUNCATED, try_open());
+        }
+        write_file(scratch, names[n], whole, size + 1); /* one byte of read_file's spare */
+        EXPECT(PERSE_TRUNCATED, try_open());
+        for (size_t bit = 0; bit < size * 8; bit += bit < 64 * 8 ? 1 : 641) { /* every bit of the header, and many after */
+            whole[bit / 8] ^= (uint8_t)(1 << bit % 8);
+            write_file(scratch, names[n], whole, size);
+            perse_status status = try_open();
+            bool harmless = n == 0 && bit / 8 >= 32 && bit / 8 < 34; /* length of the weights, within the same page */
+            CHECK(status != PERSE_OK || harmless);
+            whole[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        }
+        whole[size - 1] ^= 1;
+        write_file(scratch, names[n], whole, size);
+        EXPECT(n == 0 ? PERSE_BAD_CHECKSUM : PERSE_BAD_CHECKSUM, try_open());
+        free(whole);
+        copy_in(names[n]);
+    }
+    uint64_t offset = 8192;
+    patch("backbone.bin", 24, &offset, 8, false);
+    EXPECT(PERSE_BAD_LAYOUT, try_open());
+    patch("backbone.bin", 4096, "another network", 15, true);
+    EXPECT(PERSE_WRONG_BACKBONE, try_open());
+    copy_in("backbone.bin");
+    uint32_t values[] = {0, 7}; /* heads_id; enabled; temperature */
+    patch("heads.pack", 32, &values[0], 4, true);
+    EXPECT(PERSE_WRONG_PACK, try_open());
+    patch("heads.pack", 68, &values[1], 4, true);
+    EXPECT(PERSE_BAD_LAYOUT, try_open());
+    patch("heads.pack", 72, &values[0], 4, true);
+    EXPECT(PERSE_BAD_LAYOUT, try_open());
+    patch("heads.pack", 60, &values[1], 4, true);
+    EXPECT(PERSE_BAD_LAYOUT, try_open());
+    perse *p;
+    EXPECT(PERSE_OK, perse_open_factory(&p, scratch, 1, memory, memory_size));
+    perse_close(p);
+}
+
+static void test_cascade(void) {
+    perse *p = open_with(2);
+    load_user(p, "generic.raw");
+    perse_result r, all[EXITS];
+    float logits[K], every[EXITS][K], cached[FEATURES], image[PIXELS];
+    for (int i = 0; i < 50; i++) {
+        EXPECT(PERSE_OK, perse_observe_u8(p, pixels[i], all, &every[0][0], cached));
+        CHECK(memcmp(cached, features + i * FEATURES, sizeof cached) == 0);
+        for (int e = 0; e < EXITS; e++) {
+            mock_stages = 0;
+            EXPECT(PERSE_OK, perse_run_u8(p, pixels[i], e, &r, logits));
+            CHECK(r.exit == e && r.stages == e + 1 && mock_stages == e + 1);
+            CHECK(memcmp(&r, &all[e], sizeof r) == 0 && memcmp(logits, every[e], sizeof logits) == 0);
+            perse_exit_info x;
+            EXPECT(PERSE_OK, perse_get_exit(p, e, &x));
+            EXPECT(PERSE_OK, perse_head_logits(p, e, cached + x.feature_offset, logits));
+            CHECK(memcmp(logits, every[e], sizeof logits) == 0);
+        }
+        int want = all[0].confidence >= 0.9f ? 0 : all[1].confidence >= 0.9f ? 1 : 2;
+        mock_stages = 0;
+        EXPECT(PERSE_OK, perse_run_u8(p, pixels[i], PERSE_CASCADE, &r, logits));
+        CHECK(r.exit == want && r.stages == want + 1 && mock_stages == want + 1 && r.label == all[want].label);
+        for (int j = 0; j < PIXELS; j++) image[j] = (float)pixels[i][j] / 255.0f - 0.5f;
+        float same[K];
+        EXPECT(PERSE_OK, perse_run_f32(p, image, PERSE_CASCADE, &r, same));
+        CHECK(memcmp(logits, same, sizeof same) == 0);
+    }
+    EXPECT(PERSE_OK, perse_observe_f32(p, image, all, NULL, NULL));
+    EXPECT(PERSE_OK, perse_features_f32(p, image, cached));
+    EXPECT(PERSE_OK, perse_set_exit(p, 0, false, 1, 0)); /* disabled: its threshold means nothing */
+    EXPECT(PERSE_OK, perse_set_exit(p, 1, true, 1, 0));
+    EXPECT(PERSE_OK, perse_run_u8(p, pixels[0], PERSE_CASCADE, &r, NULL));
+    CHECK(r.exit == 1 && r.stages == 2);
+    double input, stage[EXITS], head[EXITS];
+    EXPECT(PERSE_OK, perse_profile_u8(p, pixels[0], &input, stage, head));
+    for (int e = 0; e < EXITS; e++) CHECK(stage[e] > 0 && head[e] > 0);
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        image[PIXELS - 1] = bad[i];
+        EXPECT(PERSE_NAN_INPUT, perse_run_f32(p, image, 0, &r, NULL));
+        cached[0] = bad[i];
+        EXPECT(PERSE_NAN_INPUT, perse_head_logits(p, 0, cached, logits));
+    }
+    const uint8_t *probe;
+    const float *expected;
+    for (int i = 0; i < 3; i++) {
+        EXPECT(PERSE_OK, perse_get_probe(p, i, &probe, &expected));
+        EXPECT(PERSE_OK, perse_observe_u8(p, probe, all, &every[0][0], NULL));
+        for (int j = 0; j < EXITS * K; j++) CHECK(fabsf(every[j / K][j % K] - expected[j]) < 1e-4f);
+    }
+    perse_close(p);
+}
+
+static void test_arguments(void) {
+    perse *p = open_with(1);
+    perse_result r;
+    float values[FEATURES] = {0};
+    uint8_t image[PIXELS] = {0};
+    perse_exit_info x;
+    perse_training *t;
+    const uint8_t *probe;
+    const float *expected;
+    EXPECT(PERSE_BAD_ARGUMENT, perse_run_u8(p, image, EXITS, &r, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_run_u8(p, image, -2, &r, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_run_u8(p, NULL, 0, &r, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_run_u8(NULL, image, 0, &r, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_observe_u8(p, image, NULL, NULL, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_features_u8(p, image, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_head_logits(p, EXITS, values, values));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_profile_u8(p, image, NULL, NULL, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_get_exit(p, -1, &x));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_get_probe(p, 3, &probe, &expected));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_set_exit(p, 0, true, 0, 0.5f));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_set_exit(p, 0, true, 1, NAN));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_set_exit(p, EXITS - 1, false, 1, 0));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_train_begin(p, EXITS, values, 4, &t));
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_train_begin(p, 0, values, sizeof values, &t));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_train_batch(NULL, NULL, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_save_pack(NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_load_pack(NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_rollback_pack(NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_reset_pack(NULL));
+    CHECK(perse_training_size(p, -1) == 0 && perse_fit_size(NULL, 1) == 0 && perse_calibrate_size(NULL, 1) == 0);
+    perse_close(p);
+}
+
+static void test_kernel_failures(void) {
+    perse *p = open_with(2);
+    uint8_t image[PIXELS] = {0};
+    perse_result r;
+    for (mock_fail = FAIL_INPUT; mock_fail <= FAIL_WORKSPACE; mock_fail++) {
+        if (mock_fail == FAIL_TRAIN) continue;
+        EXPECT(PERSE_KERNEL_FAILED, perse_run_u8(p, image, 0, &r, NULL));
+        CHECK(strcmp(perse_detail(), mock_fail == FAIL_NAN_LOGITS   ? "logits are not finite"
+                                     : mock_fail == FAIL_WORKSPACE ? "kernel workspace exhausted"
+                                                                   : "ValueError: mock kernel refused") == 0);
+    }
+    mock_fail = FAIL_NONE;
+    EXPECT(PERSE_OK, perse_run_u8(p, image, 0, &r, NULL));
+    perse_close(p);
+}
+
+/* Loss of plan.h in double, for the reference of the training step. */
+static double reference_loss(const float *x, const float *hard, const float *soft, double inverse, double decay, const perse_head *h,
+                             const perse_head *anchor, int f) {
+    double loss = 0;
+    for (int b = 0; b < B; b++) {
+        double z[K], sum = 0, soft_sum = 0;
+        for (int k = 0; k < K; k++) {
+            z[k] = h->bias[k];
+            for (int i = 0; i < f; i++) z[k] += ((double)x[b * f + i] - h->shift[i]) * h->scale[i] * h->weight[i * K + k];
+        }
+        for (int k = 0; k < K; k++) sum += exp(z[k]), soft_sum += exp(z[k] * inverse);
+        for (int k = 0; k < K; k++) loss -= hard[b * K + k] * (z[k] - log(sum)) + soft[b * K + k] * (z[k] * inverse - log(soft_sum));
+    }
+    for (int i = 0; i < f * K; i++) loss += decay / 2 * pow((double)h->weight[i] - anchor->weight[i], 2);
+    for (int k = 0; k < K; k++) loss += decay / 2 * pow((double)h->bias[k] - anchor->bias[k], 2);
+    return loss;
+}
+
+static void test_training_step(void) {
+    perse *p = open_with(1);
+    load_user(p, "user.raw");
+    enum { EXIT = 1, F = 24, OFFSET = 16 };
+    size_t size = perse_training_size(p, EXIT);
+    void *block = malloc(size);
+    perse_training *t;
+    EXPECT(PERSE_OK, perse_train_begin(p, EXIT, block, size, &t));
+    float x[B * F], hard[B * K] = {0}, soft[B * K] = {0}, before[F * K], loss;
+    for (int b = 0; b < B - 1; b++) { /* the last row is padding */
+        memcpy(x + b * F, features + b * FEATURES + OFFSET, F * sizeof *x);
+        hard[b * K + labels[b]] = 0.7f / (B - 1);
+        for (int k = 0; k < K; k++) soft[b * K + k] = 0.3f * 4 * (float)(k + 1) / 15 / (B - 1);
+    }
+    memset(x + (B - 1) * F, 0, F * sizeof *x);
+    perse_batch batch = {x, hard, soft, 0.5f, 0.1f, 0.9f, 0.01f};
+    const perse_head *h = &p->live.exit[EXIT].head;
+    double velocity[F * K] = {0}, first = 0;
+    for (int step = 0; step < 5; step++) {
+        double want = reference_loss(x, hard, soft, 0.5, (double)0.01f, h, &t->anchor, F);
+        for (int i = 0; i < F * K; i++) { /* gradients by central differences */
+            float kept = h->weight[i];
+            h->weight[i] = kept + 1e-3f;
+            double above = reference_loss(x, hard, soft, 0.5, (double)0.01f, h, &t->anchor, F), high = h->weight[i];
+            h->weight[i] = kept - 1e-3f;
+            double below = reference_loss(x, hard, soft, 0.5, (double)0.01f, h, &t->anchor, F);
+            velocity[i] = (double)0.9f * velocity[i] + (above - below) / (high - h->weight[i]);
+            h->weight[i] = kept;
+        }
+        memcpy(before, h->weight, sizeof before);
+        EXPECT(PERSE_OK, perse_train_batch(t, &batch, &loss));
+        CHECK(fabs(loss - want) < 1e-5 * fabs(want));
+        for (int i = 0; i < F * K; i++) CHECK(fabs(before[i] - (double)0.1f * velocity[i] - h->weight[i]) < 2e-5);
+        CHECK(step == 0 || loss < first);
+        if (step == 0) first = loss;
+    }
+    mock_fail = FAIL_TRAIN;
+    EXPECT(PERSE_KERNEL_FAILED, perse_train_batch(t, &batch, NULL));
+    mock_fail = FAIL_NONE;
+    x[3] = NAN;
+    EXPECT(PERSE_NAN_INPUT, perse_train_batch(t, &batch, NULL));
+    x[3] = 0, hard[0] = INFINITY;
+    EXPECT(PERSE_NAN_INPUT, perse_train_batch(t, &batch, NULL));
+    free(block);
+    perse_close(p);
+}
+
+static perse_exit_report exit_reports[EXITS];
+static float prior[K];
+
+static perse_status fit_with(perse *p, uint32_t count, const int32_t *given, const perse_fit_options *o, perse_report *report) {
+    perse_samples samples = {count, features, given};
+    size_t size = perse_fit_size(p, count);
+    void *block = malloc(size);
+    memset(block, 0xFF, size); /* NaN, where something is used before it is written */
+    *report = (perse_report){.exits = exit_reports, .prior = prior};
+    perse_status status = perse_fit(p, &samples, o, block, size, report);
+    free(block);
+    return status;
+}
+
+static double accuracy_of(perse *p) {
+    perse_result r;
+    int right = 0;
+    for (int i = 0; i < USERS; i++) {
+        EXPECT(PERSE_OK, perse_run_u8(p, pixels[i], PERSE_CASCADE, &r, NULL));
+        right += r.label == labels[i];
+    }
+    return (double)right / USERS;
+}
+
+static void test_personalise(void) {
+    perse *p = open_with(1);
+    load_user(p, "user.raw");
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    double before = accuracy_of(p);
+    EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));
+    CHECK(r.verdict == PERSE_BETTER && r.labelled && r.after.accuracy > r.before.accuracy + 0.1 && r.after.cost < r.before.cost);
+    CHECK(r.train + r.calibrate + r.held_out == USERS && r.held_out == 60 && r.calibrate == 60);
+    CHECK(accuracy_of(p) > before + 0.2 && perse_get_info(p).generation == 1);
+    double sum = 0;
+    for (int e = 0; e < EXITS; e++) sum += exit_reports[e].share_after;
+    CHECK(fabs(sum - 1) < 1e-9 && prior[4] == 0);
+    for (int e = 0; e < EXITS; e++) CHECK(exit_reports[e].epochs > 0 && exit_reports[e].last_loss < exit_reports[e].first_loss);
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    perse_close(p);
+
+    p = open_with(1);
+    CHECK(perse_get_info(p).generation == 1);
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* without labels, images too strange to estimate frequencies from */
+    CHECK(!r.labelled && r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / K) < 1e-6f);
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    load_user(p, "generic.raw"); /* lacks class 4 */
+    double generic = accuracy_of(p);
+    EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r));
+    CHECK(r.verdict == PERSE_BETTER && r.teacher == PERSE_TEACHER_PRIOR && prior[4] < 0.1f && prior[0] > 0.15f);
+    CHECK(r.after.cost < r.before.cost && accuracy_of(p) > generic);
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    load_user(p, "user.raw");
+    int32_t some[USERS]; /* a third has labels */
+    for (int i = 0; i < USERS; i++) some[i] = i % 3 == 0 ? labels[i] : -1;
+    EXPECT(PERSE_OK, fit_with(p, USERS, some, &o, &r));
+    CHECK(r.verdict == PERSE_BETTER && r.held_out == 20 && r.train == 260 && accuracy_of(p) > before + 0.1);
+    perse_close(p);
+}
+
+static int stop_at_third(void *user, const char *phase, uint32_t done, uint32_t total) {
+    CHECK(*phase != 0 && done <= total);
+    return ++*(int *)user == 3;
+}
+
+static void test_refusals(void) {
+    perse *p = open_with(1);
+    load_user(p, "user.raw");
+    uint8_t *kept = malloc(perse_pack_bytes(p->plan));
+    size_t size;
+    uint8_t *before = read_file(scratch, "heads.pack", &size);
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    int32_t other[USERS];
+    for (int i = 0; i < USERS; i++) other[i] = 3;
+    EXPECT(PERSE_ONE_CLASS, fit_with(p, USERS, other, &o, &r));
+    other[7] = -1;
+    EXPECT(PERSE_ONE_CLASS, fit_with(p, USERS, other, &o, &r));
+    other[7] = K;
+    EXPECT(PERSE_BAD_LABEL, fit_with(p, USERS, other, &o, &r));
+    other[7] = -2;
+    EXPECT(PERSE_BAD_LABEL, fit_with(p, USERS, other, &o, &r));
+    EXPECT(PERSE_TOO_FEW_SAMPLES, fit_with(p, 19, labels, &o, &r));
+    EXPECT(PERSE_TOO_FEW_SAMPLES, fit_with(p, 0, NULL, &o, &r));
+    for (int i = 0; i < USERS; i++) other[i] = i < 8 ? labels[i] : -1;
+    EXPECT(PERSE_TOO_FEW_SAMPLES, fit_with(p, USERS, other, &o, &r)); /* of those with labels */
+    perse_fit_options bad = o;
+    bad.held_out = 0.9f;
+    EXPECT(PERSE_BAD_ARGUMENT, fit_with(p, USERS, labels, &bad, &r));
+    bad = o, bad.learning_rate = 1e30f;
+    EXPECT(PERSE_DIVERGED, fit_with(p, USERS, labels, &bad, &r));
+    int calls = 0;
+    bad = o, bad.progress = stop_at_third, bad.user = &calls;
+    EXPECT(PERSE_ABORTED, fit_with(p, USERS, labels, &bad, &r));
+    features[11] = NAN;
+    EXPECT(PERSE_NAN_INPUT, fit_with(p, USERS, labels, &o, &r));
+    features[11] = 0;
+    for (int i = 1; i < USERS; i++) memcpy(features + i * FEATURES, features, FEATURES * sizeof *features);
+    EXPECT(PERSE_ONE_CLASS, fit_with(p, USERS, NULL, &o, &r)); /* all look alike */
+    EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));      /* no variance at all */
+    CHECK(r.verdict != PERSE_BETTER);
+    perse_samples samples = {USERS, features, labels};
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_fit(p, &samples, &o, kept, perse_pack_bytes(p->plan), &r));
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_calibrate(p, &samples, 0, kept, 1, &r));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_calibrate(p, &samples, 2, kept, 1, &r));
+    CHECK(sizeof(size_t) > 4 || perse_fit_size(p, UINT32_MAX) == SIZE_MAX);
+    EXPECT(PERSE_OK, perse_save_pack(p)); /* nothing changed in memory either */
+    CHECK(same_file("heads.pack", before, size));
+    free(kept), free(before);
+    perse_close(p);
+}
+
+/* Labels that say nothing, and labels of which half are wrong, must not make anything worse. */
+static void test_poison(void) {
+    perse *p = open_with(1);
+    load_user(p, "generic.raw");
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    int verdicts[PERSE_VERDICT_COUNT] = {0};
+    srand(1);
+    for (int user = 0; user < 12; user++) {
+        int32_t poisoned[USERS];
+        for (int i = 0; i < USERS; i++) poisoned[i] = rand() % 4;
+        o.seed = (uint64_t)user;
+        EXPECT(PERSE_OK, fit_with(p, USERS, poisoned, &o, &r));
+        verdicts[r.verdict]++;
+    }
+    CHECK(verdicts[PERSE_BETTER] == 0 && perse_get_info(p).generation == 0);
+    CHECK(verdicts[PERSE_UNLEARNABLE] > 0 && verdicts[PERSE_LESS_ACCURATE] > 0);
+    EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));
+    for (int again = 0; again < 6; again++) {
+        uint32_t generation = perse_get_info(p).generation;
+        double before = r.before.accuracy;
+        EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));
+        CHECK(perse_get_info(p).generation == generation + (r.verdict == PERSE_BETTER));
+        verdicts[r.verdict]++;
+        (void)before;
+    }
+    CHECK(verdicts[PERSE_NOT_BETTER] > 0);
+    perse_close(p);
+}
+
+static void test_threads_agree(void) {
+    uint8_t *first = NULL;
+    size_t size = 0;
+    float one[USERS][EXITS][K], now[EXITS][K];
+    perse_result results[EXITS];
+    for (int threads = 1; threads <= 5; threads++) {
+        fresh_folder();
+        perse *p = open_with(threads);
+        load_user(p, "user.raw");
+        for (int i = 0; i < USERS; i++) {
+            EXPECT(PERSE_OK, perse_observe_u8(p, pixels[i], results, &now[0][0], NULL));
+            if (threads == 1) memcpy(one[i], now, sizeof now);
+            CHECK(memcmp(one[i], now, sizeof now) == 0);
+        }
+        perse_fit_options o = perse_fit_defaults();
+        perse_report r;
+        EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));
+        EXPECT(PERSE_OK, perse_save_pack(p));
+        if (first == NULL) first = read_file(scratch, "heads.pack", &size);
+        CHECK(same_file("heads.pack", first, size));
+        perse_close(p);
+    }
+    free(first);
+}
+
+static void test_calibrate(void) {
+    perse *p = open_with(1);
+    load_user(p, "generic.raw");
+    size_t size = perse_calibrate_size(p, USERS);
+    void *block = malloc(size);
+    perse_samples samples = {USERS, features, labels};
+    perse_report r = {.exits = exit_reports};
+    EXPECT(PERSE_OK, perse_calibrate(p, &samples, 0.05f, block, size, &r));
+    CHECK(r.after.accuracy >= exit_reports[EXITS - 1].accuracy_after - 0.05 && r.after.cost < 1);
+    for (int e = 0; e < EXITS; e++) CHECK(exit_reports[e].temperature >= 0.05f && exit_reports[e].temperature <= 20);
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    EXPECT(PERSE_OK, perse_load_pack(p));
+    samples.labels = NULL;
+    EXPECT(PERSE_OK, perse_calibrate(p, &samples, 0.01f, block, size, &r));
+    CHECK(exit_reports[EXITS - 1].accuracy_after == 1 && r.after.accuracy >= 0.99);
+    samples.count = 5;
+    EXPECT(PERSE_TOO_FEW_SAMPLES, perse_calibrate(p, &samples, 0.01f, block, size, &r));
+    free(block);
+    perse_close(p);
+}
+
+static void nudge(perse *p) { p->live.exit[0].head.bias[0] += 1, p->live.generation++; }
+
+static void test_pack_files(void) {
+    perse *p = open_with(1);
+    size_t size, next_size;
+    uint8_t *factory = read_file(scratch, "heads.pack", &size), *next;
+    EXPECT(PERSE_NO_PREVIOUS, perse_rollback_pack(p));
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    CHECK(same_file("heads.pack", factory, size) && same_file("heads.pack.previous", factory, size)); /* C writes what Python wrote */
+    nudge(p);
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    next = read_file(scratch, "heads.pack", &next_size);
+    CHECK(same_file("heads.pack.previous", factory, size) && !same_file("heads.pack", factory, size));
+    EXPECT(PERSE_OK, perse_rollback_pack(p));
+    CHECK(same_file("heads.pack", factory, size) && same_file("heads.pack.previous", next, next_size) && perse_get_info(p).generation == 0);
+    EXPECT(PERSE_OK, perse_rollback_pack(p)); /* and forward again */
+    CHECK(same_file("heads.pack", next, next_size) && perse_get_info(p).generation == 1);
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    CHECK(same_file("heads.pack", factory, size) && same_file("heads.pack.previous", next, next_size));
+    write_file(scratch, "heads.pack", next, 50); /* a damaged one is not worth keeping */
+    EXPECT(PERSE_TRUNCATED, perse_load_pack(p));
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    CHECK(same_file("heads.pack.previous", next, next_size));
+    unlink(path_in(scratch, "heads.pack"));
+    EXPECT(PERSE_NO_FILE, perse_load_pack(p));
+    EXPECT(PERSE_OK, perse_rollback_pack(p));
+    CHECK(same_file("heads.pack", next, next_size) && !exists("heads.pack.previous"));
+    unlink(path_in(scratch, "heads.pack"));
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    CHECK(same_file("heads.pack.previous", factory, size)); /* without a file the factory heads were in use */
+    write_file(scratch, "heads.pack.previous", factory, size - 1);
+    EXPECT(PERSE_TRUNCATED, perse_rollback_pack(p));
+    CHECK(same_file("heads.pack", next, next_size));
+    CHECK(!exists("heads.pack.new") && !exists("heads.pack.kept"));
+    free(factory), free(next);
+    perse_close(p);
+}
+
+static void test_pack_trouble(void) {
+    perse *p = open_with(1);
+    size_t size;
+    uint8_t *factory = read_file(scratch, "heads.pack", &size);
+    nudge(p);
+    int folder = open(scratch, O_RDONLY);
+    CHECK(flock(folder, LOCK_EX) == 0);
+    EXPECT(PERSE_BUSY, perse_save_pack(p));
+    EXPECT(PERSE_BUSY, perse_rollback_pack(p));
+    close(folder);
+    static const char *const names[] = {"heads.pack.new", "heads.pack.kept"};
+    for (int i = 0; i < 2; i++) {
+        mkdir(path_in(scratch, names[i]), 0755);
+        EXPECT(PERSE_IO, perse_save_pack(p));
+        CHECK(same_file("heads.pack", factory, size));
+        rmdir(path_in(scratch, names[i]));
+    }
+    struct rlimit all, few;
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &all);
+    for (size_t limit = 0; limit < size; limit += limit < 128 ? 13 : 301) { /* the disk is full after so many bytes */
+        few = (struct rlimit){limit, all.rlim_max};
+        setrlimit(RLIMIT_FSIZE, &few);
+        perse_status status = perse_save_pack(p);
+        setrlimit(RLIMIT_FSIZE, &all);
+        EXPECT(PERSE_DISK_FULL, status);
+        CHECK(same_file("heads.pack", factory, size) && !exists("heads.pack.new") && !exists("heads.pack.kept"));
+    }
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    free(factory);
+    perse_close(p);
+}
+
+/* kill -9 at any moment leaves a heads.pack that opens. */
+static void test_kill(void) {
+    int finished = 0;
+    for (int i = 0; i < 60; i++) {
+        int ready[2];
+        CHECK(pipe(ready) == 0);
+        pid_t child = fork();
+        if (child == 0) {
+            perse *p = open_with(1);
+            CHECK(write(ready[1], "x", 1) == 1);
+            for (;;) {
+                nudge(p);
+                if (perse_save_pack(p) != PERSE_OK) _exit(1);
+                if (p->live.generation % 7 == 0 && perse_rollback_pack(p) != PERSE_OK) _exit(2);
+            }
+        }
+        char byte;
+        CHECK(read(ready[0], &byte, 1) == 1);
+        usleep((useconds_t)(i * 137 % 3000));
+        kill(child, SIGKILL);
+        int status;
+        waitpid(child, &status, 0);
+        finished += WIFEXITED(status);
+        close(ready[0]), close(ready[1]);
+        EXPECT(PERSE_OK, try_open());
+    }
+    CHECK(finished == 0);
+    perse *p = open_with(1);
+    CHECK(perse_get_info(p).generation > 0);
+    EXPECT(PERSE_OK, perse_save_pack(p)); /* leftovers do not matter */
+    CHECK(!exists("heads.pack.new") && !exists("heads.pack.kept"));
+    perse_close(p);
+}
+
+/* ---- */
+
+int main(int argc, char **argv) {
+#define TEST(name) {#name, test_##name}
+    static const struct { const char *name; void (*run)(void); } tests[] = {
+        TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
+        TEST(training_step), TEST(personalise), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
+        TEST(pack_files), TEST(pack_trouble), TEST(kill),
+    };
+    if (argc != 3) return 2;
+    source = argv[1];
+    scratch = argv[2];
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
+        running = tests[i].name;
+        fresh_folder();
+        tests[i].run();
+        printf("ok %s\n", running);
+        fflush(stdout);
+    }
+    running = "every status";
+    for (int s = 0; s < PERSE_STATUS_COUNT; s++)
+        if (!met[s]) return fprintf(stderr, "no test for status '%s'\n", perse_status_text((perse_status)s)), 1;
+    free(memory), free(pixels), free(features);
+    return 0;
+}
