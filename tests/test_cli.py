@@ -131,5 +131,5 @@ def test_parsing() -> None:
 
 
 def test_output_in_a_folder_that_is_not_there(monkeypatch) -> None:
-    with pytest.raises(ProgramError, match="no folder no to write x.perse to"):
+    with pytest.raises(ProgramError, match=r"no folder no to write x.perse to"):
         cli.driver.insert_exits("tests.models:plain", output=Path("no/x.perse"))

@@ -154,7 +154,7 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
         match=r"not of resnet50: missing: layer1\.0\.conv3\.weight, .* and \d+ more; .*of another shape: layer1",
     ):
         trace_model("resnet50", str(tmp_path / "w.pth"))
-    with pytest.raises(ModelError, match="unexpected: conv1.weight"):
+    with pytest.raises(ModelError, match=r"unexpected: conv1.weight"):
         trace_model("alexnet", str(tmp_path / "w.pth"))
     with pytest.raises(
         ModelError, match=r"not of resnet18: of another shape: fc\.weight \(1000, 512\) instead of \(5, 512\)"

@@ -152,7 +152,7 @@ def test_more_than_one_input() -> None:
 
     program = traced(models.Plain())
     program.module = torch.fx.symbolic_trace(Two())
-    with pytest.raises((PassError, VerifyError), match="2 inputs|more than one input"):
+    with pytest.raises((PassError, VerifyError), match=r"2 inputs|more than one input"):
         run(program, [EvaluationForm(), Canonicalise()])
 
 
@@ -286,8 +286,12 @@ def test_loss_is_that_of_the_runtime() -> None:
 # --- verify -----------------------------------------------------------------------------------------------
 
 
+def as_method(node: torch.fx.Node) -> None:
+    node.op, node.target = "call_method", "relu"
+
+
 BREAKAGES = {
-    "after canonicalise only": lambda p: setattr(p.node("relu"), "op", "call_method") or setattr(p.node("relu"), "target", "relu"),
+    "after canonicalise only": lambda p: as_method(p.node("relu")),
     "not an operation of perse_compile.ops": lambda p: p.node("relu").__setattr__("target", F.relu),
     "cannot be saved": lambda p: p.node("relu").__setattr__("kwargs", {"inplace": True}),
     "is broken: .*nothing": lambda p: p.node("conv1_weight").__setattr__("target", "nothing"),
@@ -302,7 +306,7 @@ BREAKAGES = {
     "an enabled one called final": lambda p: setattr(p.exits[-1], "enabled", False),
     "one stage for each": lambda p: p.stages.pop(),
     "only an earlier stage": lambda p: p.stages[-1].__setattr__("input", "conv1"),
-    "in two stages": lambda p: p.stages[1].nodes.insert(0, "x") or p.stages[1].nodes.extend([*p.stages[0].nodes]),
+    "in two stages": lambda p: p.stages[1].nodes.insert(0, "x") or p.stages[1].nodes.extend(p.stages[0].nodes),
     "one training graph": lambda p: p.training.clear(),
     "only read its inputs": lambda p: p.training["final"].create_node("get_attr", "x"),
 }  # fmt: skip
