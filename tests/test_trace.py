@@ -23,7 +23,8 @@ from tests import models
 from tests.helpers import randomise
 
 NETWORKS = [
-    "resnet18", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "densenet121",
+    "resnet18", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small",
+    "shufflenet_v2_x0_5", "squeezenet1_1", "densenet121",
     "googlenet", "inception_v3", "convnext_tiny", "efficientnet_b0", "regnet_y_400mf", "mnasnet0_5", "alexnet",
 ]  # fmt: skip
 
