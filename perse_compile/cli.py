@@ -5,18 +5,15 @@ torch and tvm are imported inside command bodies (by the driver), so that `--hel
 
 from __future__ import annotations
 
-import json as json_text
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
 
-from perse_compile import driver
+from perse_compile import cli_artifact, driver
+from perse_compile.console import console, errors, print_json, table, warn
 from perse_compile.errors import ModelError, PassError, PerseError
 
 if TYPE_CHECKING:
@@ -110,6 +107,9 @@ def models(json: Json = False) -> None:
         console().print("\n".join(names), highlight=False)
 
 
+cli_artifact.register(app)
+
+
 # --- parsing ----------------------------------------------------------------------------------------------
 
 
@@ -136,31 +136,6 @@ def parse_exits(text: str) -> str | int | tuple[str, ...]:
 
 
 # --- printing ---------------------------------------------------------------------------------------------
-
-
-def console() -> Console:
-    return Console()
-
-
-def errors() -> Console:
-    return Console(stderr=True)
-
-
-def print_json(value: Any) -> None:
-    print(json_text.dumps(value, indent=2))
-
-
-def warn(message: str) -> None:
-    """On stderr, so that it is seen beside --json too."""
-    errors().print(Panel(escape(message), title="WARNING", border_style="bold yellow", style="yellow"))
-
-
-def table(*columns: str) -> Table:
-    """Names to the left, figures to the right."""
-    made = Table()
-    for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    return made
 
 
 def show_program(program: Program, path: Path, json: bool) -> None:

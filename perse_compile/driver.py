@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perse_compile.building.build import Built
+    from perse_compile.console import Tell
+    from perse_compile.personalise.session import Session
+    from perse_compile.personalise.train_exits import ExitReport
     from perse_compile.pipeline import Observer
     from perse_compile.program import Program
 
@@ -78,3 +82,137 @@ def check_can_write(output: Path | None) -> None:
         raise ProgramError(
             f"no folder {output.parent} to write {output.name} to; make it, or choose another place with -o"
         )
+
+
+# --- train-exits ------------------------------------------------------------------------------------------
+
+
+def train_exits(
+    path: Path,
+    data: Path,
+    *,
+    epochs: int = 60,
+    max_drop: float = 0.01,
+    seed: int = 0,
+    final: bool = False,
+    output: Path | None = None,
+    progress: Tell | None = None,
+) -> tuple[ExitReport, Path]:
+    """Heads learn from labels and from the final exit; the program is rewritten (or written to `output`)."""
+    from perse_compile.personalise import train_exits as trainer
+    from perse_compile.personalise.data import read_images
+    from perse_compile.program import Program
+
+    check_can_write(output)
+    program = Program.load(path)
+    tell = progress or (lambda what, done, total: None)
+    images = read_images(data, program.input, program.classes, lambda done, total: tell("reading images", done, total))
+    report = trainer.train_exits(
+        program, images, epochs=epochs, max_drop=max_drop, seed=seed, final=final, progress=progress
+    )
+    destination = output or path
+    program.save(destination)
+    return report, destination
+
+
+# --- build ------------------------------------------------------------------------------------------------
+
+
+def build(
+    path: Path | None,
+    target: str,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = lambda what: None,
+) -> Built:
+    """From a program to a verified artifact folder."""
+    from perse_compile import targets
+    from perse_compile.building import build as building
+    from perse_compile.program import Program
+
+    device = targets.load(target)
+    program = Program.load(path or only_program())
+    return building.build(program, device, output or Path(f"{program.name}-{device.name}"), force=force, say=say)
+
+
+def only_program() -> Path:
+    """The one program of this folder."""
+    from perse_compile.errors import ProgramError
+
+    found = sorted(Path().glob("*.perse"))
+    if not found:
+        raise ProgramError("no .perse program in this folder; make one with `perse-compile insert-exits MODEL`")
+    if len(found) > 1:
+        raise ProgramError(f"several programs in this folder: {', '.join(map(str, found))}; say which to build")
+    return found[0]
+
+
+# --- artifacts at work ------------------------------------------------------------------------------------
+
+
+def open_session(folder: Path, device: str | None, threads: int = 1) -> Session:
+    """A checked artifact on a device."""
+    from perse_compile import devices
+    from perse_compile.artifact import open_artifact
+    from perse_compile.personalise.session import Session
+
+    artifact = open_artifact(folder)
+    return Session(artifact, devices.find(device, artifact.machine, artifact.emulator), threads)
+
+
+def personalise(
+    folder: Path,
+    data: Path,
+    *,
+    device: str | None = None,
+    threads: int = 1,
+    options: dict[str, str] | None = None,
+    progress: Tell | None = None,
+) -> dict[str, Any]:
+    """Decode here, train there; heads.pack changes only if the new heads are better."""
+    session = open_session(folder, device, threads)
+    return session.personalise(session.read(data, progress), options or {}, progress)
+
+
+def evaluate(
+    folder: Path, data: Path, *, device: str | None = None, threads: int = 1, progress: Tell | None = None
+) -> dict[str, Any]:
+    """Figures of the live heads on labelled images."""
+    session = open_session(folder, device, threads)
+    return session.evaluate(session.read(data, progress), progress)
+
+
+def run(folder: Path, images: Sequence[Path], *, device: str | None = None, threads: int = 1) -> list[dict[str, Any]]:
+    """One answer per picture."""
+    session = open_session(folder, device, threads)
+    return [{"image": str(image), **session.run(image)} for image in images]
+
+
+def restore_heads(folder: Path, how: str, *, device: str | None = None) -> dict[str, Any]:
+    """`rollback` or `reset`, by the artifact's own executable; a damaged heads.pack is no obstacle."""
+    from perse_compile import devices
+    from perse_compile.artifact import open_artifact
+    from perse_compile.personalise.session import Session
+
+    artifact = open_artifact(folder, check_pack=False)
+    return Session(artifact, devices.find(device, artifact.machine, artifact.emulator)).simple(how)
+
+
+# --- what there is ----------------------------------------------------------------------------------------
+
+
+def list_targets() -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from perse_compile import targets
+
+    return [asdict(targets.load(name)) for name in targets.names()]
+
+
+def examine() -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from perse_compile import doctor
+
+    return [asdict(finding) for finding in doctor.examine()]

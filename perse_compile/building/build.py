@@ -25,6 +25,7 @@ from perse_compile.errors import ArtifactError, BuildError
 from perse_compile.lowering.network import Network, lower
 from perse_compile.macs import head_macs
 from perse_compile.program import Program
+from perse_compile.report import artifact_page
 from perse_compile.targets import Target
 
 PROBES = 2
@@ -58,6 +59,7 @@ def build(program: Program, target: Target, folder: Path, *, force: bool = False
         try:
             _write_files(network, probes, work, fresh, say)
             verified = _verify(fresh, target, say)
+            (fresh / "report.html").write_text(artifact_page(open_artifact(fresh), *verified), encoding="utf-8")
             _swap(fresh, folder, Path(scratch))
         except OSError as error:
             raise BuildError(f"cannot write the artifact {folder}: {error.strerror}; the old one, if any, is as it was") from error
@@ -167,7 +169,7 @@ def _verify(fresh: Path, target: Target, say: Say) -> tuple[str | None, dict[str
     threads = str(min(4, os.cpu_count() or 1))
     result = open_artifact(fresh).call(device, ["selftest", "--threads", threads])
     if result["exit_status"] != 0:
-        worst = max((e.get("relative", float("inf")) for e in result.get("exits", [])), default=float("inf"))
+        worst = max((e["max_rel_diff"] for e in result["exits"]), default=float("inf"))
         raise BuildError(f"the compiled network differs from PyTorch (greatest relative difference {worst:.2g}); nothing was written")
     return device.name, result
 

@@ -7,21 +7,26 @@ from typing import Any
 
 import jinja2
 
+from perse_compile.artifact import Artifact
+from perse_compile.manifest import PACK, read_pack
+
 FOLDER = Path(__file__).parent
 
 
-def artifact_page(manifest: dict[str, Any], exits: list[dict[str, Any]], device: str | None, selftest: dict[str, Any] | None) -> str:
-    """One self-contained page about a built artifact; `exits` adds threshold, temperature and enabled to the manifest's."""
-    full = manifest["exits"][-1]["macs"]
-    rows = [{**known, **more, "share": known["macs"] / max(full, 1)} for known, more in zip(manifest["exits"], exits, strict=True)]
-    before = 0.0
-    for row in rows:
-        row["from"], before = before, row["share"]
-    checked = {e["name"]: e for e in (selftest or {}).get("exits", [])}
-    sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
-    return _environment().get_template("artifact.html.jinja").render(
-        m=manifest, exits=rows, full=full, device=device, checked=checked, sizes=sizes
-    )
+def artifact_page(artifact: Artifact, device: str | None, selftest: dict[str, Any] | None) -> str:
+    """One self-contained page about a built artifact and, if it could run anywhere here, how its self-test went."""
+    fields, pack = artifact.manifest, read_pack(artifact.folder / PACK)
+    full = fields["exits"][-1]["macs"]
+    rows, before = [], 0.0
+    for known, packed in zip(fields["exits"], pack.exits, strict=True):
+        share = known["macs"] / max(full, 1)
+        live = {"enabled": packed.enabled, "threshold": packed.threshold, "temperature": packed.temperature}
+        rows.append({**known, **live, "share": share, "from": before})
+        before = share
+    checked = {exit["name"]: exit for exit in (selftest or {}).get("exits", [])}
+    sizes = {name: entry["bytes"] for name, entry in fields["files"].items()}
+    template = _environment().get_template("artifact.html.jinja")
+    return template.render(m=fields, exits=rows, full=full, device=device, checked=checked, sizes=sizes)
 
 
 def _environment() -> jinja2.Environment:
