@@ -1,0 +1,294 @@
+"""The C runtime on a mock network: its own tests under sanitizers, and the executable from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent / "runtime"
+RUNTIME = Path(__file__).parent.parent / "perse_compile" / "runtime"
+WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+LIBRARY = sorted(path for path in RUNTIME.glob("*.c") if path.name not in ("main.c", "npy.c"))
+EXECUTABLE = sorted(RUNTIME.glob("*.c"))
+
+
+def compile_c(compiler: list[str], flags: list[str], sources: list[Path], include: Path, out: Path) -> None:
+    command = [*compiler, *WARNINGS, *flags, f"-I{include}", f"-I{RUNTIME}", *map(str, sources), "-lm", "-pthread", "-o", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mock")
+    subprocess.run([sys.executable, str(HERE / "make_artifact.py"), str(folder)], check=True)
+    compile_c(["gcc"], SANITIZERS, [*EXECUTABLE, HERE / "mock_plan.c"], folder, folder / "perse")
+    return folder
+
+
+@pytest.fixture
+def artifact(factory: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(factory, tmp_path / "artifact"))
+
+
+def perse(artifact: Path, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # the executable's memory lives as long as it does
+    command = [str(artifact / "perse"), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result
+
+
+def answer(artifact: Path, *arguments: object, code: int = 0) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(perse(artifact, *arguments, "--json", code=code).stdout)
+    return result
+
+
+def error(artifact: Path, *arguments: object, code: int = 1) -> str:
+    result = perse(artifact, *arguments, code=code)
+    assert result.stdout == "" and result.stderr.startswith("perse: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_library(factory: Path, tmp_path: Path, sanitizers: str) -> None:
+    flags = ["-g", "-O1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-Wl,--wrap=pthread_create"]
+    compile_c(["gcc"], flags, [*LIBRARY, HERE / "mock_plan.c", HERE / "test_runtime.c"], factory, tmp_path / "test_runtime")
+    (tmp_path / "scratch").mkdir()
+    result = subprocess.run([tmp_path / "test_runtime", factory, tmp_path / "scratch"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("target", ["x86_64-linux-musl", "aarch64-linux-musl", "arm-linux-musleabihf"])
+def test_cross_builds(factory: Path, artifact: Path, tmp_path: Path, target: str) -> None:
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target]
+    compile_c(compiler, ["-O2", "-static", "-fno-sanitize=undefined"], [*EXECUTABLE, HERE / "mock_plan.c"], factory, artifact / "perse")
+    emulator = {"x": [], "a": [f"qemu-{target.split('-')[0]}-static"]}[target[0]]
+    path = shutil.which(emulator[0]) if emulator else ""
+    assert path is not None, "install qemu-user-static"
+    run = [*([path] if path else []), str(artifact / "perse")]
+    subprocess.run([*run, "selftest", "--threads", "2"], check=True, capture_output=True)
+    command = [*run, "personalise", str(artifact / "user_x.npy"), "--labels", str(artifact / "user_y.npy"), "--json"]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert result["live"] and result["after"]["accuracy"] > result["before"]["accuracy"]
+
+
+def test_help_teaches(artifact: Path) -> None:
+    text = perse(artifact, "--help").stdout
+    for command in ("info", "selftest", "run", "evaluate", "personalise", "calibrate", "bench", "rollback", "reset"):
+        assert command in text
+        assert f"usage: perse {command}" in perse(artifact, command, "--help").stdout
+    assert perse(artifact, code=2).stdout == text
+
+
+def test_info(artifact: Path) -> None:
+    result = answer(artifact, "info")
+    assert (result["name"], result["classes"], result["generation"], result["class_names"][2]) == ("mock", 5, 0, '"cat"\n')
+    assert [e["name"] for e in result["exits"]] == ["exit0", "exit1", "final"]
+    assert "mock for test" in perse(artifact, "info").stdout
+
+
+def test_selftest(artifact: Path) -> None:
+    result = answer(artifact, "selftest")
+    assert result["ok"] and result["confident_exit_stages"] == 1
+    assert [e["stages"] for e in result["exits"]] == [1, 2, 3]
+    assert all(e["max_rel_diff"] < 1e-3 for e in result["exits"])
+    assert "selftest passed" in perse(artifact, "selftest").stdout
+
+
+def test_selftest_fails_on_wrong_answers(factory: Path, artifact: Path) -> None:
+    broken = artifact / "mock_plan.c"
+    broken.write_text((HERE / "mock_plan.c").read_text().replace("/ 255.0f - 0.5f", "/ 255.0f - 0.4f"))
+    compile_c(["gcc"], ["-O1"], [*EXECUTABLE, broken], factory, artifact / "perse")
+    result = answer(artifact, "selftest", code=1)
+    assert not result["ok"] and result["exits"][0]["max_rel_diff"] > 1e-3
+
+
+def test_run(artifact: Path) -> None:
+    images = np.load(artifact / "generic_x.npy")
+    np.save(artifact / "one.npy", images[0])
+    forced = [answer(artifact, "run", artifact / "one.npy", "--exit", e) for e in range(3)]
+    assert [f["stages"] for f in forced] == [1, 2, 3] and [f["exit_name"] for f in forced] == ["exit0", "exit1", "final"]
+    np.save(artifact / "float.npy", images[0].astype(np.float32) / 255 - 0.5)
+    same = answer(artifact, "run", artifact / "float.npy", "--exit", 2, "--threads", 2)
+    assert same["label"] == forced[2]["label"] and same["confidence"] == pytest.approx(forced[2]["confidence"], rel=1e-4)
+    assert "confidence" in perse(artifact, "run", artifact / "one.npy").stdout
+    assert "no such exit" in error(artifact, "run", artifact / "one.npy", "--exit", 3, code=2)
+
+
+def test_evaluate_and_bench(artifact: Path) -> None:
+    data = artifact / "generic_x.npy", "--labels", artifact / "generic_y.npy"
+    result = answer(artifact, "evaluate", *data)
+    assert result["samples"] == 300 and 0.5 < result["accuracy"] < 1 and sum(e["share"] for e in result["exits"]) == pytest.approx(1)
+    assert answer(artifact, "evaluate", data[0])["accuracy"] is None
+    assert "together" in perse(artifact, "evaluate", *data).stdout
+    times = answer(artifact, "bench", "--runs", 5)
+    assert times["full_ms"] == times["exits"][2]["ms"] > 0
+    assert all(len(times[key]) == 3 and times[key][0]["ms"] > 0 for key in ("exits", "stages", "heads"))
+
+
+def test_personalise_rollback_reset(artifact: Path) -> None:
+    before = {path.name: path.read_bytes() for path in artifact.iterdir()}
+    data = artifact / "user_x.npy", "--labels", artifact / "user_y.npy"
+    result = perse(artifact, "personalise", *data, "--json", "--progress")
+    report = json.loads(result.stdout)
+    assert report["live"] and report["generation"] == 1 and report["labelled"] and report["after"]["accuracy"] > report["before"]["accuracy"]
+    assert report["cache_bytes"] == 300 * 72 * 4 and report["samples"] == {"train": 180, "calibrate": 60, "held_out": 60}
+    assert "progress features 300 300" in result.stderr and "progress gate 1 1" in result.stderr
+    changed = {path.name for path in artifact.iterdir() if before.get(path.name) != path.read_bytes()}
+    assert changed == {"heads.pack", "heads.pack.previous"}
+    assert answer(artifact, "rollback") == {"generation": 0}
+    assert (artifact / "heads.pack").read_bytes() == before["heads.pack"]
+    assert answer(artifact, "rollback") == {"generation": 1}
+    assert answer(artifact, "calibrate", *data)["generation"] == 2
+    assert answer(artifact, "reset") == {"generation": 0}
+
+
+def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:
+    np.save(artifact / "poison.npy", np.random.default_rng(0).integers(0, 4, 300))
+    before = (artifact / "heads.pack").read_bytes()
+    report = answer(artifact, "personalise", artifact / "generic_x.npy", "--labels", artifact / "poison.npy")
+    assert not report["live"] and report["verdict"].startswith("kept the old heads")
+    assert (artifact / "heads.pack").read_bytes() == before
+
+
+def test_killed_while_personalising(artifact: Path) -> None:
+    images = np.load(artifact / "user_x.npy")
+    command = [str(artifact / "perse"), "personalise", str(artifact / "user_x.npy"), "--labels", str(artifact / "user_y.npy")]
+    before = (artifact / "heads.pack").read_bytes()
+    process = subprocess.Popen([*command, "--epochs", "100000", "--patience", "100000"], stderr=subprocess.DEVNULL)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (artifact / "heads.pack").read_bytes() == before and len(images) == 300
+    assert answer(artifact, "info")["generation"] == 0
+
+
+def header(text: str, version: bytes = b"\1\0", data: bytes = b"") -> bytes:
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text.encode() + data
+
+
+SHAPE = "'fortran_order': False, 'shape': (300, 8, 8, 3), }"
+BAD_NPY = {
+    "not a .npy file": b"GIF89a, or so it says",
+    "not a .npy file ": b"\x93N",
+    "empty file": b"",
+    "truncated .npy file": header("{'descr': '|u1', " + SHAPE, data=b"123"),
+    "truncated .npy file ": b"\x93NUMPY\1\0\xff",
+    "truncated .npy file  ": b"\x93NUMPY\1\0\xff\0abc",
+    "damaged .npy header": header("{'shape'"),
+    "damaged .npy header ": header("{'descr': '|u1', " + SHAPE.replace("300", "-1")),
+    "damaged .npy header  ": header("{'descr': '|u1', " + SHAPE.replace("300", "9" * 30)),
+    "damaged .npy header   ": header("{'descr': '|u1', 'shape': (1,)}"),
+    "damaged .npy header    ": b"\x93NUMPY\1\0\xff\xff" + bytes(70000),
+    "version of .npy": header("", b"\3\0", bytes(9)),
+    "Fortran order": header("{'descr': '|u1', " + SHAPE.replace("False", "True")),
+    "data type not supported": header("{'descr': '<f8', " + SHAPE),
+    "big-endian": header("{'descr': '>f4', " + SHAPE),
+    "images are not uint8": header("{'descr': '<i4', 'fortran_order': False, 'shape': (1,)}", data=bytes(4)),
+    "no data in it": header("{'descr': '|u1', " + SHAPE.replace("300", "0")),
+    "too many dimensions": header("{'descr': '|u1', " + SHAPE.replace("300", "1, 1")),
+    "more data": header("{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}", data=b"12"),
+    "shape does not fit": header("{'descr': '|u1', 'fortran_order': False, 'shape': (2,)}", data=b"12"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_NPY)
+def test_bad_npy(artifact: Path, what: str) -> None:
+    (artifact / "bad.npy").write_bytes(BAD_NPY[what])
+    assert f"perse: {what.strip()}" in error(artifact, "personalise", artifact / "bad.npy")
+
+
+def test_bad_labels_and_images(artifact: Path) -> None:
+    images = artifact / "user_x.npy"
+    labels = np.load(artifact / "user_y.npy")
+
+    def with_labels(values: np.ndarray[Any, Any]) -> str:
+        np.save(artifact / "labels.npy", values)
+        return error(artifact, "personalise", images, "--labels", artifact / "labels.npy")
+
+    assert "label out of range" in with_labels(labels + 4)
+    assert "label out of range" in with_labels(np.full(300, -2, np.int32))
+    assert "all samples are of one class" in with_labels(np.zeros(300, np.int64))
+    assert "labels are not whole numbers" in with_labels(labels.astype(np.float32))
+    assert "not one label per image" in with_labels(labels[:-1])
+    np.save(artifact / "few.npy", np.load(images)[:10])
+    assert "too few samples" in error(artifact, "personalise", artifact / "few.npy")
+    nan = np.full((8, 8, 3), np.nan, np.float32)
+    np.save(artifact / "nan.npy", nan)
+    assert "input has NaN" in error(artifact, "run", artifact / "nan.npy")
+    np.save(artifact / "int.npy", np.zeros((8, 8, 3), np.int32))
+    assert "image is not uint8" in error(artifact, "run", artifact / "int.npy")
+    assert "No such file" in error(artifact, "run", artifact / "none.npy")
+    assert "not a file" in error(artifact, "run", artifact)
+    assert "training diverged" in error(artifact, "personalise", images, "--labels", artifact / "user_y.npy", "--learning-rate", "1e30")
+
+
+@pytest.mark.parametrize("name", ["backbone.bin", "heads.pack"])
+def test_damaged_files(artifact: Path, name: str) -> None:
+    whole = (artifact / name).read_bytes()
+    for damaged, text in (
+        (whole[:-1], "file length is wrong"),
+        (whole[:10], "file length is wrong"),
+        (whole[:-1] + bytes([whole[-1] ^ 1]), "file is damaged"),
+        (b"x" + whole[1:], "not a perse file"),
+    ):
+        (artifact / name).write_bytes(damaged)
+        message = error(artifact, "info")
+        assert text in message and str(artifact / name) in message
+    if name == "heads.pack":
+        assert "no previous heads" in error(artifact, "rollback")
+        assert answer(artifact, "reset") == {"generation": 0}
+        assert answer(artifact, "info")["generation"] == 0
+
+
+def test_full_disk(artifact: Path) -> None:
+    before = (artifact / "heads.pack").read_bytes()
+    script = "import resource,signal,os,sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    script += "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", script, artifact / "perse", "personalise", artifact / "user_x.npy", "--labels", artifact / "user_y.npy"]
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 1 and "perse: disk full" in result.stderr
+    assert (artifact / "heads.pack").read_bytes() == before
+    assert sorted(p.name for p in artifact.glob("heads.pack*")) == ["heads.pack"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([artifact / "perse", "info"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert result.returncode == 1 and "cannot write" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["dance"], "unknown command: dance"),
+        (["dance", "--help"], "unknown command: dance"),
+        (["info", "--what"], "unknown option: --what"),
+        (["info", "--threads"], "option needs a value: --threads"),
+        (["info", "--artifact"], "option needs a value: --artifact"),
+        (["info", "--threads", "two"], "not a number: two"),
+        (["info", "--threads", "65"], "value out of range: --threads"),
+        (["run"], "needs a .npy file: run"),
+        (["run", "a", "b"], "one file is enough: b"),
+        (["personalise", "x", "--held-out", "0.5", "--calibrate", "0.5"], "nothing left to train on"),
+    ],
+)
+def test_wrong_usage(artifact: Path, arguments: list[str], text: str) -> None:
+    assert text in error(artifact, *arguments, code=2)
+
+
+def test_artifact_elsewhere(artifact: Path, tmp_path: Path) -> None:
+    shutil.copy(artifact / "perse", tmp_path / "perse")
+    assert "no such file: backbone.bin" in error(tmp_path, "info").replace(f"{tmp_path}/", "")
+    assert answer(tmp_path, "info", "--artifact", artifact)["name"] == "mock"
+    assert "no such file: /nowhere" in error(tmp_path, "info", "--artifact", "/nowhere")
