@@ -24,7 +24,8 @@ EXECUTABLE = sorted(RUNTIME.glob("*.c"))
 
 
 def compile_c(compiler: list[str], flags: list[str], sources: list[Path], include: Path, out: Path) -> None:
-    command = [*compiler, *WARNINGS, *flags, f"-I{include}", f"-I{RUNTIME}", *map(str, sources), "-lm", "-pthread", "-o", str(out)]
+    command = [*compiler, *WARNINGS, *flags, f"-I{include}", f"-I{RUNTIME}", *map(str, sources)]
+    command += ["-lm", "-pthread", "-o", str(out)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
@@ -64,16 +65,26 @@ def error(artifact: Path, *arguments: object, code: int = 1) -> str:
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_library(factory: Path, tmp_path: Path, sanitizers: str) -> None:
     flags = ["-g", "-O1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-Wl,--wrap=pthread_create"]
-    compile_c(["gcc"], flags, [*LIBRARY, HERE / "mock_plan.c", HERE / "test_runtime.c"], factory, tmp_path / "test_runtime")
+    compile_c(
+        ["gcc"], flags, [*LIBRARY, HERE / "mock_plan.c", HERE / "test_runtime.c"], factory, tmp_path / "test_runtime"
+    )
     (tmp_path / "scratch").mkdir()
-    result = subprocess.run([tmp_path / "test_runtime", factory, tmp_path / "scratch"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [tmp_path / "test_runtime", factory, tmp_path / "scratch"], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("target", ["x86_64-linux-musl", "aarch64-linux-musl", "arm-linux-musleabihf"])
 def test_cross_builds(factory: Path, artifact: Path, tmp_path: Path, target: str) -> None:
     compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target]
-    compile_c(compiler, ["-O2", "-static", "-fno-sanitize=undefined"], [*EXECUTABLE, HERE / "mock_plan.c"], factory, artifact / "perse")
+    compile_c(
+        compiler,
+        ["-O2", "-static", "-fno-sanitize=undefined"],
+        [*EXECUTABLE, HERE / "mock_plan.c"],
+        factory,
+        artifact / "perse",
+    )
     emulator = {"x": [], "a": [f"qemu-{target.split('-')[0]}-static"]}[target[0]]
     path = shutil.which(emulator[0]) if emulator else ""
     assert path is not None, "install qemu-user-static"
@@ -94,7 +105,8 @@ def test_help_teaches(artifact: Path) -> None:
 
 def test_info(artifact: Path) -> None:
     result = answer(artifact, "info")
-    assert (result["name"], result["classes"], result["generation"], result["class_names"][2]) == ("mock", 5, 0, '"cat"\n')
+    assert (result["name"], result["classes"], result["generation"]) == ("mock", 5, 0)
+    assert result["class_names"][2] == '"cat"\n'
     assert [e["name"] for e in result["exits"]] == ["exit0", "exit1", "final"]
     assert "mock for test" in perse(artifact, "info").stdout
 
@@ -119,10 +131,12 @@ def test_run(artifact: Path) -> None:
     images = np.load(artifact / "generic_x.npy")
     np.save(artifact / "one.npy", images[0])
     forced = [answer(artifact, "run", artifact / "one.npy", "--exit", e) for e in range(3)]
-    assert [f["stages"] for f in forced] == [1, 2, 3] and [f["exit_name"] for f in forced] == ["exit0", "exit1", "final"]
+    assert [f["stages"] for f in forced] == [1, 2, 3]
+    assert [f["exit_name"] for f in forced] == ["exit0", "exit1", "final"]
     np.save(artifact / "float.npy", images[0].astype(np.float32) / 255 - 0.5)
     same = answer(artifact, "run", artifact / "float.npy", "--exit", 2, "--threads", 2)
-    assert same["label"] == forced[2]["label"] and same["confidence"] == pytest.approx(forced[2]["confidence"], rel=1e-4)
+    assert same["label"] == forced[2]["label"]
+    assert same["confidence"] == pytest.approx(forced[2]["confidence"], rel=1e-4)
     assert "confidence" in perse(artifact, "run", artifact / "one.npy").stdout
     assert "no such exit" in error(artifact, "run", artifact / "one.npy", "--exit", 3, code=2)
 
@@ -130,7 +144,8 @@ def test_run(artifact: Path) -> None:
 def test_evaluate_and_bench(artifact: Path) -> None:
     data = artifact / "generic_x.npy", "--labels", artifact / "generic_y.npy"
     result = answer(artifact, "evaluate", *data)
-    assert result["samples"] == 300 and 0.5 < result["accuracy"] < 1 and sum(e["share"] for e in result["exits"]) == pytest.approx(1)
+    assert result["samples"] == 300 and 0.5 < result["accuracy"] < 1
+    assert sum(e["share"] for e in result["exits"]) == pytest.approx(1)
     assert answer(artifact, "evaluate", data[0])["accuracy"] is None
     assert "together" in perse(artifact, "evaluate", *data).stdout
     times = answer(artifact, "bench", "--runs", 5)
@@ -143,8 +158,10 @@ def test_personalise_rollback_reset(artifact: Path) -> None:
     data = artifact / "user_x.npy", "--labels", artifact / "user_y.npy"
     result = perse(artifact, "personalise", *data, "--json", "--progress")
     report = json.loads(result.stdout)
-    assert report["live"] and report["generation"] == 1 and report["labelled"] and report["after"]["accuracy"] > report["before"]["accuracy"]
-    assert report["cache_bytes"] == 300 * 72 * 4 and report["samples"] == {"train": 180, "calibrate": 60, "held_out": 60}
+    assert report["live"] and report["generation"] == 1 and report["labelled"]
+    assert report["after"]["accuracy"] > report["before"]["accuracy"]
+    assert report["cache_bytes"] == 300 * 72 * 4
+    assert report["samples"] == {"train": 180, "calibrate": 60, "held_out": 60}
     assert "progress features 300 300" in result.stderr and "progress gate 1 1" in result.stderr
     changed = {path.name for path in artifact.iterdir() if before.get(path.name) != path.read_bytes()}
     assert changed == {"heads.pack", "heads.pack.previous"}
@@ -164,14 +181,15 @@ def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:
 
 
 def test_killed_while_personalising(artifact: Path) -> None:
-    images = np.load(artifact / "user_x.npy")
-    command = [str(artifact / "perse"), "personalise", str(artifact / "user_x.npy"), "--labels", str(artifact / "user_y.npy")]
+    words = [artifact / "perse", "personalise", artifact / "user_x.npy", "--labels", artifact / "user_y.npy"]
     before = (artifact / "heads.pack").read_bytes()
-    process = subprocess.Popen([*command, "--epochs", "100000", "--patience", "100000"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*map(str, words), "--epochs", "100000", "--patience", "100000"], stderr=subprocess.DEVNULL
+    )
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (artifact / "heads.pack").read_bytes() == before and len(images) == 300
+    assert (artifact / "heads.pack").read_bytes() == before
     assert answer(artifact, "info")["generation"] == 0
 
 
@@ -211,8 +229,8 @@ def test_bad_npy(artifact: Path, what: str) -> None:
 
 
 def test_bad_labels_and_images(artifact: Path) -> None:
-    images = artifact / "user_x.npy"
-    labels = np.load(artifact / "user_y.npy")
+    images, right = artifact / "user_x.npy", artifact / "user_y.npy"
+    labels = np.load(right)
 
     def with_labels(values: np.ndarray[Any, Any]) -> str:
         np.save(artifact / "labels.npy", values)
@@ -232,7 +250,7 @@ def test_bad_labels_and_images(artifact: Path) -> None:
     assert "image is not uint8" in error(artifact, "run", artifact / "int.npy")
     assert "No such file" in error(artifact, "run", artifact / "none.npy")
     assert "not a file" in error(artifact, "run", artifact)
-    assert "training diverged" in error(artifact, "personalise", images, "--labels", artifact / "user_y.npy", "--learning-rate", "1e30")
+    assert "training diverged" in error(artifact, "personalise", images, "--labels", right, "--learning-rate", "1e30")
 
 
 @pytest.mark.parametrize("name", ["backbone.bin", "heads.pack"])
@@ -257,14 +275,17 @@ def test_full_disk(artifact: Path) -> None:
     before = (artifact / "heads.pack").read_bytes()
     script = "import resource,signal,os,sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     script += "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); os.execv(sys.argv[1], sys.argv[1:])"
-    command = [sys.executable, "-c", script, artifact / "perse", "personalise", artifact / "user_x.npy", "--labels", artifact / "user_y.npy"]
+    words = [artifact / "perse", "personalise", artifact / "user_x.npy", "--labels", artifact / "user_y.npy"]
+    command = [sys.executable, "-c", script, *map(str, words)]
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 1 and "perse: disk full" in result.stderr
     assert (artifact / "heads.pack").read_bytes() == before
     assert sorted(p.name for p in artifact.glob("heads.pack*")) == ["heads.pack"]
     with Path("/dev/full").open("w") as full:
-        result = subprocess.run([artifact / "perse", "info"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+        result = subprocess.run(
+            [artifact / "perse", "info"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
     assert result.returncode == 1 and "cannot write" in result.stderr
 
 

@@ -6,6 +6,7 @@ colour of their own, so that there is something to learn.
 
 from __future__ import annotations
 
+import itertools
 import struct
 import sys
 import zlib
@@ -45,27 +46,29 @@ def pack(heads: list[dict[str, np.ndarray]], generation: int = 0) -> bytes:
     for i, head in enumerate(heads):
         body += struct.pack("<IIff16x", len(head["shift"]), 1, 1.0, 0.9 if i < len(heads) - 1 else 1.0)
         body += b"".join(head[name].astype("<f4").tobytes() for name in ("shift", "scale", "weight", "bias"))
-    start = struct.pack("<8sIIQIIII", b"PERSEPAK", 1, zlib.crc32(body), 64 + len(body), len(heads), CLASSES, HEADS_ID, generation)
+    fields = (b"PERSEPAK", 1, zlib.crc32(body), 64 + len(body), len(heads), CLASSES, HEADS_ID, generation)
+    start = struct.pack("<8sIIQIIII", *fields)
     return start + struct.pack("<I20x", zlib.crc32(start)) + body
 
 
-def backbone(weights: list[np.ndarray], heads: list[dict[str, np.ndarray]], probes: np.ndarray, logits: np.ndarray) -> bytes:
+def backbone(
+    weights: list[np.ndarray], heads: list[dict[str, np.ndarray]], probes: np.ndarray, logits: np.ndarray
+) -> bytes:
     weight_bytes = b"".join(w.astype("<f4").tobytes() for w in weights)
     factory = pack(heads)
     probe_bytes = b"".join(p.tobytes() + bytes(-p.size % 64) for p in probes) + logits.astype("<f4").tobytes()
     pack_offset = 4096 + len(pages(weight_bytes))
     probe_offset = pack_offset + len(pages(factory))
     body = bytes(4096 - 64) + pages(weight_bytes) + pages(factory) + probe_bytes
-    header = struct.pack(
-        "<8sIIQQQQQII", b"PERSEBIN", 1, zlib.crc32(body), 64 + len(body), 4096, len(weight_bytes), pack_offset, len(factory), probe_offset // 4096, len(probes)
-    )
+    sections = (4096, len(weight_bytes), pack_offset, len(factory), probe_offset // 4096, len(probes))
+    header = struct.pack("<8sIIQQQQQII", b"PERSEBIN", 1, zlib.crc32(body), 64 + len(body), *sections)
     assert len(header) == 64
     return header + body
 
 
 def make(folder: Path) -> None:
     rng = np.random.default_rng(5)
-    weights = [rng.normal(0, (2 / i) ** 0.5, (o, i)).astype(np.float32) for i, o in zip(WIDTHS, WIDTHS[1:], strict=False)]
+    weights = [rng.normal(0, (2 / i) ** 0.5, (o, i)).astype(np.float32) for i, o in itertools.pairwise(WIDTHS)]
     prototypes = rng.uniform(60, 195, (CLASSES, 8, 8, 3))
 
     def images(count: int, classes: list[int], shift: bool, noise: float = 42) -> tuple[np.ndarray, np.ndarray]:
@@ -78,11 +81,13 @@ def make(folder: Path) -> None:
     train_x, train_y = images(600, list(range(CLASSES)), shift=False)
     heads = [fit_head(t, train_y) for t in taps(train_x, weights)]
     probes, _ = images(PROBES, list(range(CLASSES)), shift=False)
-    logits = np.stack([(t - h["shift"]) * h["scale"] @ h["weight"] + h["bias"] for t, h in zip(taps(probes, weights), heads, strict=True)], 1)
+    pairs = zip(taps(probes, weights), heads, strict=True)
+    logits = np.stack([(t - h["shift"]) * h["scale"] @ h["weight"] + h["bias"] for t, h in pairs], 1)
     file = backbone(weights, heads, probes, logits)
     (folder / "backbone.bin").write_bytes(file)
     (folder / "heads.pack").write_bytes(pack(heads))
-    (folder / "mock_values.h").write_text(f"#define MOCK_CRC32 {zlib.crc32(file[64:])}u\n#define MOCK_SIZE {len(file)}u\n#define MOCK_ID {HEADS_ID}u\n")
+    values = {"MOCK_CRC32": zlib.crc32(file[64:]), "MOCK_SIZE": len(file), "MOCK_ID": HEADS_ID}
+    (folder / "mock_values.h").write_text("".join(f"#define {k} {v}u\n" for k, v in values.items()))
     for name, shift in (("user", True), ("generic", False)):
         x, y = images(300, [0, 1, 2, 3], shift=shift)
         np.save(folder / f"{name}_x.npy", x)
