@@ -188,7 +188,7 @@ perse_fit_options perse_fit_defaults(void);
 #define PERSE_VERDICT(X) \
     X(PERSE_BETTER, "the new heads are better and in use") \
     X(PERSE_LESS_ACCURATE, "kept the old heads: the new ones are less accurate on the held-out samples") \
-    X(PERSE_NOT_BETTER, "kept the old heads: the new ones are neither more accurate nor cheaper") \
+    X(PERSE_NOT_BETTER, "kept the old heads: the new ones gain neither accuracy nor time") \
     X(PERSE_UNLEARNABLE, "kept the old heads: the labels look random, nothing learnt from them holds on new images")
 #define PERSE_TEACHER(X) \
     X(PERSE_TEACHER_FINAL, "final exit") \
@@ -202,7 +202,7 @@ typedef enum { PERSE_TEACHER(PERSE_NAME) PERSE_TEACHER_COUNT } perse_teacher;
 const char *perse_verdict_text(perse_verdict verdict);
 const char *perse_teacher_text(perse_teacher teacher);
 
-/* Accuracy is agreement with the labels or, where there are none, with the teacher. */
+/* Accuracy is agreement with the labels or, where there are none, with the teacher; then heads that cost more never go in use. */
 typedef struct {
     double accuracy, cost; /* of the cascade; mean cost as a share of the full network's MACs */
 } perse_figures;

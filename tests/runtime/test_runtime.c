@@ -472,6 +472,7 @@ static void test_personalise(void) {
     EXPECT(PERSE_OK, perse_reset_pack(p));
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* without labels, images too strange to estimate frequencies from */
     CHECK(!r.labelled && r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / K) < 1e-6f);
+    CHECK(r.verdict != PERSE_BETTER || r.after.cost < r.before.cost + 0.005);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw"); /* lacks class 4 */
     double generic = accuracy_of(p);
