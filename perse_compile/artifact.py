@@ -30,7 +30,9 @@ class Artifact:
     @property
     def input(self) -> InputSpec:
         fields = self.manifest["input"]
-        return InputSpec(fields["height"], fields["width"], fields["channels"], tuple(fields["mean"]), tuple(fields["std"]))
+        return InputSpec(
+            fields["height"], fields["width"], fields["channels"], tuple(fields["mean"]), tuple(fields["std"])
+        )
 
     @property
     def classes(self) -> list[str]:
@@ -100,5 +102,8 @@ def open_artifact(folder: Path, *, check_pack: bool = True) -> Artifact:
     if check_pack and pack.exists():
         heads = manifest.read_pack(pack)
         if heads.heads_id != fields["heads_id"]:
-            raise ArtifactError(f"{pack} belongs to another artifact; `perse-compile personalise {folder} --reset` brings back the factory heads")
+            raise ArtifactError(
+                f"{pack} belongs to another artifact;"
+                f" `perse-compile personalise {folder} --reset` brings back the factory heads"
+            )
     return Artifact(folder, fields)

@@ -10,7 +10,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 Tell = Callable[[str, int, int], None]  # what, done, total
@@ -49,7 +57,13 @@ def table(*columns: str) -> Table:
 @contextmanager
 def progress() -> Iterator[Tell]:
     """A bar on stderr for each thing that takes long, with the time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=errors(), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
@@ -64,6 +78,8 @@ def progress() -> Iterator[Tell]:
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
     """A spinner on stderr that says what is being done."""
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors(), transient=True) as bars:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors(), transient=True
+    ) as bars:
         task = bars.add_task("starting")
         yield lambda what: bars.update(task, description=what)

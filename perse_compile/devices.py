@@ -34,7 +34,11 @@ def find(name: str | None, machine: str, emulator: str) -> Device:
     if name is None or name == "local":
         if runs_here(machine):
             return Device("local", ())
-        hint = "; add --device emulator to run it here" if emulator_path(emulator) else f"; for --device emulator {EMULATOR_HINT}"
+        hint = (
+            "; add --device emulator to run it here"
+            if emulator_path(emulator)
+            else f"; for --device emulator {EMULATOR_HINT}"
+        )
         raise DeviceError(f"this machine ({platform.machine()}) cannot run an artifact for {machine}{hint}")
     if name == "emulator":
         path = emulator_path(emulator)

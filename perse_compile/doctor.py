@@ -43,7 +43,9 @@ def _packages() -> list[Finding]:
             findings.append(Finding(name, "missing", False, f"pip install {name}"))
             continue
         if name == "apache-tvm-ffi" and not found.startswith(GOOD_FFI):
-            findings.append(Finding(name, found, False, f"TVM 0.27 crashes with it; pip install 'apache-tvm-ffi=={GOOD_FFI}.*'"))
+            findings.append(
+                Finding(name, found, False, f"TVM 0.27 crashes with it; pip install 'apache-tvm-ffi=={GOOD_FFI}.*'")
+            )
         else:
             findings.append(Finding(name, found, True))
     return findings

@@ -1,4 +1,4 @@
-"""Every error a user can cause. The message says what is wrong, where, and what to do next; the CLI prints it as one line."""
+"""Every error a user can cause. The message says what is wrong, where, and what to do; the CLI prints one line."""
 
 
 class PerseError(Exception):

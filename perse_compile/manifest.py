@@ -1,4 +1,4 @@
-"""The contract between Python and C: the one writer of backbone.bin, heads.pack and manifest.json, and their reader here.
+"""The contract between Python and C: the writer of backbone.bin, heads.pack and manifest.json, and their reader here.
 
 The layouts are those of runtime/plan.h; the version below is the one constant both sides check.
 """
@@ -82,12 +82,16 @@ def encode_pack(pack: Pack) -> bytes:
 def read_pack(path: Path) -> Pack:
     """Checked in full. Raises ArtifactError."""
     data = _read(path)
-    damaged = ArtifactError(f"{path} is damaged or cut short; `perse-compile personalise {path.parent} --rollback` restores the one before")
+    damaged = ArtifactError(
+        f"{path} is damaged or cut short; `perse-compile personalise {path.parent} --rollback` restores the one before"
+    )
     if len(data) < PACK_HEADER.size or data[:8] != b"PERSEPAK":
         raise damaged
     _, version, crc, length, exits, classes, backbone, generation, header_crc = PACK_HEADER.unpack_from(data)
     if version != VERSION:
-        raise ArtifactError(f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again")
+        raise ArtifactError(
+            f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again"
+        )
     if length != len(data) or crc != zlib.crc32(data[64:]) or header_crc not in (0, zlib.crc32(data[:40])):
         raise damaged
     found, offset = [], PACK_HEADER.size
@@ -104,7 +108,9 @@ def read_pack(path: Path) -> Pack:
             leaves.append(np.frombuffer(data, "<f4", size, offset).astype(np.float32))
             offset += 4 * size
         shift, scale, weight, bias = leaves
-        found.append(PackedExit(bool(enabled), temperature, threshold, shift, scale, weight.reshape(features, classes), bias))
+        found.append(
+            PackedExit(bool(enabled), temperature, threshold, shift, scale, weight.reshape(features, classes), bias)
+        )
     return Pack(found, backbone, generation)
 
 
@@ -125,7 +131,9 @@ def heads_id(program: Program) -> int:
     crc = zlib.crc32("\n".join(f"{exit.tap} {exit.grid}" for exit in program.exits).encode())
     for name, tensor in sorted(program.tensors().items()):
         if not name.startswith(heads):
-            crc = zlib.crc32(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes(), zlib.crc32(name.encode(), crc))
+            crc = zlib.crc32(
+                np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes(), zlib.crc32(name.encode(), crc)
+            )
     return crc
 
 
@@ -140,7 +148,18 @@ def encode_backbone(weights: bytes, pack: bytes, probes: Probes) -> bytes:
     body += images + probes.logits.astype("<f4").tobytes()
     crc = zlib.crc32(body[64:])
     BACKBONE_HEADER.pack_into(
-        body, 0, b"PERSEBIN", VERSION, crc, len(body), PAGE, len(weights), pack_offset, len(pack), probe_offset // PAGE, len(probes.images)
+        body,
+        0,
+        b"PERSEBIN",
+        VERSION,
+        crc,
+        len(body),
+        PAGE,
+        len(weights),
+        pack_offset,
+        len(pack),
+        probe_offset // PAGE,
+        len(probes.images),
     )
     return bytes(body)
 
@@ -152,7 +171,9 @@ def check_backbone(path: Path) -> int:
         raise ArtifactError(f"{path} is not a perse backbone; build the artifact again")
     _, version, crc, length = struct.unpack_from("<8sIIQ", data)
     if version != VERSION:
-        raise ArtifactError(f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again")
+        raise ArtifactError(
+            f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again"
+        )
     if length != len(data) or crc != zlib.crc32(data[64:]):
         raise ArtifactError(f"{path} is damaged or cut short; copy it again, or build the artifact again")
     return int(crc)
@@ -163,7 +184,9 @@ def check_backbone(path: Path) -> int:
 
 def encode_manifest(fields: dict[str, Any]) -> bytes:
     """Readable JSON that carries the checksum of everything else in it."""
-    return (json.dumps({**fields, "format": VERSION, "crc32": _digest({**fields, "format": VERSION})}, indent=2) + "\n").encode()
+    return (
+        json.dumps({**fields, "format": VERSION, "crc32": _digest({**fields, "format": VERSION})}, indent=2) + "\n"
+    ).encode()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -179,7 +202,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path} is damaged; build the artifact again") from error
     if version != VERSION:
-        raise ArtifactError(f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again")
+        raise ArtifactError(
+            f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again"
+        )
     if crc != _digest(fields):
         raise ArtifactError(f"{path} is damaged (checksum does not match); build the artifact again")
     return dict(fields)
@@ -193,7 +218,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}; is {path.parent} an artifact? `perse-compile build` makes one") from error
+        raise ArtifactError(
+            f"cannot read {path}: {error.strerror}; is {path.parent} an artifact? `perse-compile build` makes one"
+        ) from error
 
 
 def _paged(size: int) -> int:

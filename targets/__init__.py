@@ -76,6 +76,8 @@ def _checked(path: Path, values: dict[str, Any]) -> Target:
             "tuple[str, ...]": isinstance(value, list) and all(isinstance(item, str) for item in value),
         }[kind]
         if not fits:
-            raise TargetError(f"{path}: {key} must be {kind.replace('tuple[str, ...]', 'a list of strings')}, not {value!r}")
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            raise TargetError(
+                f"{path}: {key} must be {kind.replace('tuple[str, ...]', 'a list of strings')}, not {value!r}"
+            )
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Target(name=path.stem, **lists)

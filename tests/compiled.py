@@ -14,7 +14,7 @@ from torch import fx
 
 from perse_compile import targets
 from perse_compile.building.object_code import compile_kernels
-from perse_compile.lowering.kernels import Stored
+from perse_compile.lowering.kernels.scope import Stored
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.network import Clock
 from perse_compile.lowering.plan import place, prim_funcs, read_line
@@ -41,7 +41,9 @@ static int give(int type, int id, void *p) { (void)type; (void)id; free(p); retu
 """
 
 
-def graph_of(build: Callable[[fx.Graph, fx.Node, Callable[[str, torch.Tensor], fx.Node]], fx.Node], shape: tuple[int, int, int]) -> fx.GraphModule:
+def graph_of(
+    build: Callable[[fx.Graph, fx.Node, Callable[[str, torch.Tensor], fx.Node]], fx.Node], shape: tuple[int, int, int]
+) -> fx.GraphModule:
     """A module with one input (C,H,W): `build(graph, x, tensor)` adds nodes and gives the result."""
     graph, root = fx.Graph(), torch.nn.Module()
 
@@ -56,7 +58,9 @@ def graph_of(build: Callable[[fx.Graph, fx.Node, Callable[[str, torch.Tensor], f
     return module
 
 
-def run_compiled(module: fx.GraphModule, x: torch.Tensor, folder: Path, target: str = "x86_64-linux") -> np.ndarray[Any, Any]:
+def run_compiled(
+    module: fx.GraphModule, x: torch.Tensor, folder: Path, target: str = "x86_64-linux"
+) -> np.ndarray[Any, Any]:
     """x (1,C,H,W) -> the result in logical order, computed by compiled kernels in three parallel tasks."""
     device, nodes = targets.load(target), list(module.graph.nodes)
     source, result = nodes[0], nodes[-1].args[0]
@@ -76,14 +80,20 @@ def run_compiled(module: fx.GraphModule, x: torch.Tensor, folder: Path, target: 
     kernels = prim_funcs(ir)
     compile_kernels(kernels, device, folder / "k.o")
     constants = [np.ascontiguousarray(builder.constants[key].array) for key in builder.functions["net"]]
-    arguments = [[f"a + {a.buffer.offset}" if a.buffer else f"p[{a.parameter}]" for a in call.arguments] for call in line.calls]
+    arguments = [
+        [f"a + {a.buffer.offset}" if a.buffer else f"p[{a.parameter}]" for a in call.arguments] for call in line.calls
+    ]
     prototypes = "".join(f"int {n}({', '.join(['void *'] * len(f.params))});\n" for n, f in kernels.items())
-    body = "".join(f"    status |= {c.kernel}({', '.join(given)});\n" for c, given in zip(line.calls, arguments, strict=True))
+    body = "".join(
+        f"    status |= {c.kernel}({', '.join(given)});\n" for c, given in zip(line.calls, arguments, strict=True)
+    )
     start = (
         "    __TVMBackendParallelLaunch = (void *)launch; __TVMBackendAllocWorkspace = (void *)take;\n"
         "    __TVMBackendFreeWorkspace = (void *)give;\n    int status = 0;\n"
     )
-    (folder / "net.c").write_text(f"{DRIVER}{prototypes}int net(void **p, char *a) {{\n{start}{body}    return status;\n}}\n")
+    (folder / "net.c").write_text(
+        f"{DRIVER}{prototypes}int net(void **p, char *a) {{\n{start}{body}    return status;\n}}\n"
+    )
     subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "net.c", "k.o", "-lm", "-o", "net.so"], cwd=folder, check=True)
     library = ctypes.CDLL(str(folder / "net.so"))
     given = [_aligned(np.ascontiguousarray(x.numpy().transpose(0, 2, 3, 1))), *map(_aligned, constants)]

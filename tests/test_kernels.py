@@ -89,8 +89,28 @@ def test_activation(name: str, spread: float, tmp_path: Path) -> None:
 
 def test_residual_block(tmp_path: Path) -> None:
     def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
-        first = call(g, ops.conv2d, x, tensor("w0", torch.randn(16, 16, 1, 1)), tensor("b0", torch.randn(16)), (1, 1), (0, 0), (1, 1), 1)
-        second = call(g, ops.conv2d, call(g, ops.relu, first), tensor("w1", torch.randn(16, 16, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1)
+        first = call(
+            g,
+            ops.conv2d,
+            x,
+            tensor("w0", torch.randn(16, 16, 1, 1)),
+            tensor("b0", torch.randn(16)),
+            (1, 1),
+            (0, 0),
+            (1, 1),
+            1,
+        )
+        second = call(
+            g,
+            ops.conv2d,
+            call(g, ops.relu, first),
+            tensor("w1", torch.randn(16, 16, 3, 3)),
+            None,
+            (1, 1),
+            (1, 1),
+            (1, 1),
+            1,
+        )
         return call(g, ops.relu, call(g, ops.add, second, first))
 
     check(build, (16, 10, 10), tmp_path)
@@ -99,8 +119,28 @@ def test_residual_block(tmp_path: Path) -> None:
 def test_squeeze_and_excite(tmp_path: Path) -> None:
     def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
         pooled = call(g, ops.adaptive_avg_pool2d, x, (1, 1))
-        down = call(g, ops.conv2d, pooled, tensor("w0", torch.randn(4, 16, 1, 1)), tensor("b0", torch.randn(4)), (1, 1), (0, 0), (1, 1), 1)
-        up = call(g, ops.conv2d, call(g, ops.silu, down), tensor("w1", torch.randn(16, 4, 1, 1)), None, (1, 1), (0, 0), (1, 1), 1)
+        down = call(
+            g,
+            ops.conv2d,
+            pooled,
+            tensor("w0", torch.randn(4, 16, 1, 1)),
+            tensor("b0", torch.randn(4)),
+            (1, 1),
+            (0, 0),
+            (1, 1),
+            1,
+        )
+        up = call(
+            g,
+            ops.conv2d,
+            call(g, ops.silu, down),
+            tensor("w1", torch.randn(16, 4, 1, 1)),
+            None,
+            (1, 1),
+            (0, 0),
+            (1, 1),
+            1,
+        )
         return call(g, ops.mul, call(g, ops.sigmoid, up), x)
 
     check(build, (16, 7, 9), tmp_path)
@@ -128,7 +168,11 @@ def test_layer_scale_after_1x1(tmp_path: Path) -> None:
 
 
 def test_affine(tmp_path: Path) -> None:
-    check(lambda g, x, t: call(g, ops.relu, call(g, ops.affine, x, t("s", torch.randn(7)), t("b", torch.randn(7)))), (7, 6, 5), tmp_path)
+    check(
+        lambda g, x, t: call(g, ops.relu, call(g, ops.affine, x, t("s", torch.randn(7)), t("b", torch.randn(7)))),
+        (7, 6, 5),
+        tmp_path,
+    )
 
 
 POOLS = {
@@ -161,7 +205,11 @@ def test_pool(case: str, channels: int, tmp_path: Path) -> None:
 
 
 def test_pool_of_negative_values(tmp_path: Path) -> None:
-    check(lambda g, x, t: call(g, ops.max_pool2d, call(g, ops.sub, x, 100.0), (3, 3), (2, 2), (1, 1), (1, 1), False), (8, 9, 9), tmp_path)
+    check(
+        lambda g, x, t: call(g, ops.max_pool2d, call(g, ops.sub, x, 100.0), (3, 3), (2, 2), (1, 1), (1, 1), False),
+        (8, 9, 9),
+        tmp_path,
+    )
 
 
 def test_classifier(tmp_path: Path) -> None:
@@ -169,7 +217,9 @@ def test_classifier(tmp_path: Path) -> None:
 
     def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
         flat = call(g, ops.reshape, x, (6 * 3 * 4,))
-        hidden = call(g, ops.relu, call(g, ops.linear, flat, tensor("w0", torch.randn(33, 72)), tensor("b0", torch.randn(33))))
+        hidden = call(
+            g, ops.relu, call(g, ops.linear, flat, tensor("w0", torch.randn(33, 72)), tensor("b0", torch.randn(33)))
+        )
         return call(g, ops.softmax, call(g, ops.linear, hidden, tensor("w1", torch.randn(10, 33)), None), 1)
 
     check(build, (6, 3, 4), tmp_path)
@@ -185,7 +235,9 @@ def test_convnext_block(tmp_path: Path) -> None:
     def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
         last = call(g, ops.permute, x, (0, 2, 3, 1))
         normed = call(g, ops.layer_norm, last, tensor("nw", torch.randn(8)), tensor("nb", torch.randn(8)), 1e-6)
-        wide = call(g, ops.gelu, call(g, ops.linear, normed, tensor("w0", torch.randn(32, 8)), tensor("b0", torch.randn(32))))
+        wide = call(
+            g, ops.gelu, call(g, ops.linear, normed, tensor("w0", torch.randn(32, 8)), tensor("b0", torch.randn(32)))
+        )
         narrow = call(g, ops.linear, wide, tensor("w1", torch.randn(8, 32)), tensor("b1", torch.randn(8)))
         back = call(g, ops.permute, narrow, (0, 3, 1, 2))
         return call(g, ops.add, call(g, ops.mul, tensor("scale", torch.randn(8, 1, 1)), back), x)
@@ -269,7 +321,11 @@ def test_linear_over_an_outer_dimension_is_refused(tmp_path: Path) -> None:
 
 def test_layer_norm_over_an_outer_dimension_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoweringError, match="innermost"):
-        check(lambda g, x, t: call(g, ops.layer_norm, x, t("w", torch.ones(5)), t("b", torch.ones(5)), 1e-6), (3, 4, 5), tmp_path)
+        check(
+            lambda g, x, t: call(g, ops.layer_norm, x, t("w", torch.ones(5)), t("b", torch.ones(5)), 1e-6),
+            (3, 4, 5),
+            tmp_path,
+        )
 
 
 def test_unknown_operation_is_refused(tmp_path: Path) -> None:

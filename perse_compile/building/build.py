@@ -62,13 +62,17 @@ def build(program: Program, target: Target, folder: Path, *, force: bool = False
             (fresh / "report.html").write_text(artifact_page(open_artifact(fresh), *verified), encoding="utf-8")
             _swap(fresh, folder, Path(scratch))
         except OSError as error:
-            raise BuildError(f"cannot write the artifact {folder}: {error.strerror}; the old one, if any, is as it was") from error
+            raise BuildError(
+                f"cannot write the artifact {folder}: {error.strerror}; the old one, if any, is as it was"
+            ) from error
     return Built(open_artifact(folder), *verified)
 
 
 def _check_destination(folder: Path, force: bool) -> None:
     if not folder.parent.is_dir():
-        raise BuildError(f"no folder {folder.parent} to write {folder.name} to; make it, or choose another place with -o")
+        raise BuildError(
+            f"no folder {folder.parent} to write {folder.name} to; make it, or choose another place with -o"
+        )
     if not folder.exists() or force:
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / manifest.MANIFEST).exists()):
@@ -78,7 +82,9 @@ def _check_destination(folder: Path, force: bool) -> None:
     except ArtifactError:
         return  # nothing worth keeping
     if generation > 0:
-        raise BuildError(f"{folder} holds heads personalised {generation} times, which building would discard; use -o, or --force")
+        raise BuildError(
+            f"{folder} holds heads personalised {generation} times, which building would discard; use -o, or --force"
+        )
 
 
 def _probes(program: Program) -> manifest.Probes:
@@ -139,14 +145,24 @@ def _manifest(network: Network, identity: int, fresh: Path) -> dict[str, Any]:
         data = (fresh / name).read_bytes()
         files[name] = {"bytes": len(data), "crc32": zlib.crc32(data)}
     exits = [
-        {"name": e.name, "tap": e.tap, "features": e.features, "grid": e.grid, "macs": e.macs, "head_macs": head_macs(program, e.name)}
+        {
+            "name": e.name,
+            "tap": e.tap,
+            "features": e.features,
+            "grid": e.grid,
+            "macs": e.macs,
+            "head_macs": head_macs(program, e.name),
+        }
         for e in program.exits
     ]
     return {
         "program": program.name,
         "target": asdict(target),
         "library_for": library_is_for(target),
-        "versions": {"perse-compile": __version__, **{name: version(name) for name in ("apache-tvm", "torch", "ziglang")}},
+        "versions": {
+            "perse-compile": __version__,
+            **{name: version(name) for name in ("apache-tvm", "torch", "ziglang")},
+        },
         "tuning": "default knobs, not tuned",
         "input": asdict(program.input),
         "classes": list(program.classes),
@@ -171,7 +187,9 @@ def _verify(fresh: Path, target: Target, say: Say) -> tuple[str | None, dict[str
     result = open_artifact(fresh).call(device, ["selftest", "--threads", threads, *fewer])
     if result["exit_status"] != 0:
         worst = max((e["max_rel_diff"] for e in result["exits"]), default=float("inf"))
-        raise BuildError(f"the compiled network differs from PyTorch (greatest relative difference {worst:.2g}); nothing was written")
+        raise BuildError(
+            f"the compiled network differs from PyTorch (greatest relative difference {worst:.2g}); nothing was written"
+        )
     return device.name, result
 
 

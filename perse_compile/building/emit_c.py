@@ -38,7 +38,11 @@ class Backbone:
 def emit(network: Network, backbone: Backbone) -> str:
     """The whole file."""
     parts = [_preamble(network), _prototypes(network), _input(network)]
-    parts += [part for exit in network.exits for part in (_stage(network, exit), _pool(network, exit), _head(exit), _train(exit))]
+    parts += [
+        part
+        for exit in network.exits
+        for part in (_stage(network, exit), _pool(network, exit), _head(exit), _train(exit))
+    ]
     return "\n".join([*parts, _tables(network, backbone)])
 
 
@@ -53,12 +57,15 @@ def c_string(text: str) -> str:
     """A C string literal for any text."""
     quoted = json.dumps(text, ensure_ascii=True)[1:-1]
     if "\\u" in quoted:
-        quoted = "".join(f"\\{byte:03o}" if byte > 126 or byte < 32 or chr(byte) in '"\\?' else chr(byte) for byte in text.encode())
+        quoted = "".join(
+            f"\\{byte:03o}" if byte > 126 or byte < 32 or chr(byte) in '"\\?' else chr(byte) for byte in text.encode()
+        )
     return f'"{quoted}"'
 
 
 def _preamble(network: Network) -> str:
-    return f"""/* plan.c - {_comment(network.program.name)} for {network.target.name}: which kernel runs when, on which memory.
+    name = _comment(network.program.name)
+    return f"""/* plan.c - {name} for {network.target.name}: which kernel runs when, on which memory.
  * Written by perse-compile {__version__}; building again writes it again. */
 #include "plan.h"
 
@@ -136,7 +143,9 @@ def _pool(network: Network, exit: LoweredExit) -> str:
 def _head(exit: LoweredExit) -> str:
     calls = _calls(exit.head, HEAD, {id(exit.head.results[0].buffer): "logits"})
     name = c_name(exit.exit.name)
-    return _function(f"head_{name}(uint8_t *arena, const float *features, const perse_head *head, float *logits)", calls)
+    return _function(
+        f"head_{name}(uint8_t *arena, const float *features, const perse_head *head, float *logits)", calls
+    )
 
 
 def _train(exit: LoweredExit) -> str:
@@ -162,12 +171,10 @@ def _tables(network: Network, backbone: Backbone) -> str:
     program, spec = network.program, network.program.input
     rows, before = [], 0
     for exit in network.exits:
-        name = c_name(exit.exit.name)
-        rows.append(
-            f"    {{{c_string(exit.exit.name)}, {c_string(exit.exit.tap)}, {exit.exit.features}, {exit.exit.macs - before}u, "
-            f"{head_macs(program, exit.exit.name)}u, {exit.train_arena}u, stage_{name}, pool_{name}, head_{name}, train_{name}}},"
-        )
-        before = exit.exit.macs
+        name, tap, macs = c_name(exit.exit.name), c_string(exit.exit.tap), exit.exit.macs
+        sizes = f"{exit.exit.features}, {macs - before}u, {head_macs(program, name)}u, {exit.train_arena}u"
+        rows.append(f"    {{{c_string(name)}, {tap}, {sizes}, stage_{name}, pool_{name}, head_{name}, train_{name}}},")
+        before = macs
     names = "\n".join(f"    {c_string(name)}," for name in program.classes)
     table = "\n".join(rows)
     return f"""static const char *const class_names[] = {{

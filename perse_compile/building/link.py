@@ -30,7 +30,19 @@ def link(work: Path, target: Target) -> None:
     members = [name for name in objects if name != f"{MAIN[:-2]}.o"]
     if ndk := _ndk_clang(target):
         for name in members:
-            _run([ndk, f"--target={target.machine}-linux-android24", *WARNINGS, *FLAGS, "-c", f"{name[:-2]}.c", "-o", name], work)
+            _run(
+                [
+                    ndk,
+                    f"--target={target.machine}-linux-android24",
+                    *WARNINGS,
+                    *FLAGS,
+                    "-c",
+                    f"{name[:-2]}.c",
+                    "-o",
+                    name,
+                ],
+                work,
+            )
     _run([sys.executable, "-m", "ziglang", "ar", "rcsD", "libperse.a", *members, "kernels.o"], work)
 
 
@@ -46,7 +58,9 @@ def _ndk_clang(target: Target) -> str | None:
         return None
     found = sorted(Path(home).glob("toolchains/llvm/prebuilt/*/bin/clang"))
     if not found:
-        raise BuildError(f"ANDROID_NDK_HOME is {home}, but no clang lies under toolchains/llvm/prebuilt there; unset it or correct it")
+        raise BuildError(
+            f"ANDROID_NDK_HOME is {home}, but no clang lies under toolchains/llvm/prebuilt there; correct or unset it"
+        )
     return str(found[0])
 
 

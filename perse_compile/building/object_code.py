@@ -74,7 +74,7 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
 
 
 def _check_workspace(name: str, func: tirx.PrimFunc) -> None:
-    """What a kernel allocates for itself must fit the runtime's workspace (PERSE_WORKSPACE in plan.h), for every thread."""
+    """What a kernel allocates for itself must fit the runtime's PERSE_WORKSPACE, for every thread."""
     sizes = [
         4 * int(str(node.buffer.dtype).partition("x")[2] or 1) * math.prod(int(size) for size in node.buffer.shape)
         for node in _statements(func.body)

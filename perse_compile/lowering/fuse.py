@@ -54,7 +54,9 @@ def group_nodes(nodes: list[fx.Node], kept: set[fx.Node]) -> list[Group]:
     return groups
 
 
-def _group_to_join(node: fx.Node, group_of: dict[fx.Node, Group], groups: list[Group], kept: set[fx.Node]) -> Group | None:
+def _group_to_join(
+    node: fx.Node, group_of: dict[fx.Node, Group], groups: list[Group], kept: set[fx.Node]
+) -> Group | None:
     op = op_of(node)
     if op not in ELEMENTWISE and op not in MOVES:
         return None

@@ -12,7 +12,7 @@ from tvm import relax, te, tirx
 
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.fuse import op_of
-from perse_compile.lowering.kernels import KernelCall, Stored
+from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.plan import Line, prim_funcs, read_line
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.targets import Target
@@ -26,7 +26,13 @@ UPDATE_INPUTS = ("parameter", "gradient", "velocity", "learning_rate", "momentum
 
 def head_inputs(features: int, classes: int) -> list[Stored]:
     """features, shift, scale, weight, bias: what the compiled head takes."""
-    shapes = {"features": (1, features), "shift": (features,), "scale": (features,), "weight": (features, classes), "bias": (classes,)}
+    shapes = {
+        "features": (1, features),
+        "shift": (features,),
+        "scale": (features,),
+        "weight": (features, classes),
+        "bias": (classes,),
+    }
     return [Stored(name, shape, tuple(range(len(shape)))) for name, shape in shapes.items()]
 
 
@@ -59,7 +65,7 @@ def lower_head(features: int, classes: int, target: Target) -> tuple[list[Kernel
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One head's training step: `gradient` takes STEP_INPUTS and gives loss, d weight, d bias; updates take UPDATE_INPUTS."""
+    """One head's step: `gradient` takes STEP_INPUTS, gives loss, d weight, d bias; updates take UPDATE_INPUTS."""
 
     gradient: Line
     update_weight: Line
@@ -115,10 +121,12 @@ def _translate(graph: fx.Graph, parameters: dict[str, relax.Var], builder: relax
     for node in graph.nodes:
         if node.op == "placeholder":
             if node.name not in parameters:
-                raise LoweringError(f"training graph takes an unknown input {node.name}; known: {', '.join(STEP_INPUTS)}")
+                raise LoweringError(
+                    f"training graph takes an unknown input {node.name}; known: {', '.join(STEP_INPUTS)}"
+                )
             values[node] = parameters[node.name]
         elif node.op == "output":
-            return values[node.args[0]]  # type: ignore[index]
+            return values[node.args[0]]
         else:
             function = _RELAX.get(op_of(node))
             if function is None:
@@ -163,8 +171,12 @@ def _compiled(module: tvm.IRModule, prefix: str, target: Target) -> TrainingStep
     """Schedule every kernel under a name of its own and read the lines that call them."""
     names = {hint: f"perse_k_{prefix}_{hint}" for hint in prim_funcs(module)}
     kernels = {
-        names[hint]: elementwise.schedule_any(func.without_attr("op_pattern").with_attr("global_symbol", "main"), target)
+        names[hint]: elementwise.schedule_any(
+            func.without_attr("op_pattern").with_attr("global_symbol", "main"), target
+        )
         for hint, func in prim_funcs(module).items()
     }
-    lines = [read_line(module, name, names) for name in (prefix, f"{prefix}_update_weight", f"{prefix}_update_bias")]
-    return TrainingStep(*lines, kernels)
+    gradient = read_line(module, prefix, names)
+    update_weight = read_line(module, f"{prefix}_update_weight", names)
+    update_bias = read_line(module, f"{prefix}_update_bias", names)
+    return TrainingStep(gradient, update_weight, update_bias, kernels)

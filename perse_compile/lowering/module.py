@@ -13,7 +13,8 @@ from torch import fx
 from tvm import relax, tirx
 
 from perse_compile.lowering.fuse import Group, group_nodes
-from perse_compile.lowering.kernels import KernelCall, Stored, lower_group
+from perse_compile.lowering.kernels import lower_group
+from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.values import Constant
 from perse_compile.targets import Target
 
@@ -40,7 +41,10 @@ class ModuleBuilder:
         with self.builder.function(name, [*variables, *weights]):
             with self.builder.dataflow():
                 for call, kernel in zip(calls, kernels, strict=True):
-                    arguments = [bound[s.key] if isinstance(s, Constant) else self._seen_as(values[s[0]], s[1]) for s in call.inputs]
+                    arguments = [
+                        bound[s.key] if isinstance(s, Constant) else self._seen_as(values[s[0]], s[1])
+                        for s in call.inputs
+                    ]
                     result = relax.op.call_tir(kernel, arguments, relax.TensorType(call.shape, "float32"))
                     values[call.output] = self.builder.emit(result)
                 results = [self.builder.emit_output(self._seen_as(values[s.name], s.shape)) for s in outputs]

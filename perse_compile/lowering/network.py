@@ -11,7 +11,7 @@ from tvm import te, tirx
 
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.heads import TrainingStep, head_inputs, lower_head, lower_training
-from perse_compile.lowering.kernels import KernelCall, Stored
+from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.plan import Argument, Buffer, Line, place, prim_funcs, read_line
 from perse_compile.lowering.schedules import elementwise
@@ -60,7 +60,9 @@ def lower(program: Program, target: Target) -> Network:
     _add_input(builder, program)
     spec = program.input
     values: dict[str, Stored] = {
-        _placeholder(program).name: Stored(_placeholder(program).name, (1, spec.height, spec.width, spec.channels), CHANNELS_LAST)
+        _placeholder(program).name: Stored(
+            _placeholder(program).name, (1, spec.height, spec.width, spec.channels), CHANNELS_LAST
+        )
     }
     for index, exit in enumerate(program.exits):
         _add_stage(builder, program, index, values)
@@ -68,7 +70,9 @@ def lower(program: Program, target: Target) -> Network:
         _add_head(builder, exit, len(program.classes), target)
     module = builder.module()
     steps = {
-        exit.name: lower_training(program.training[exit.name], f"train_{exit.name}", exit.features, len(program.classes), TRAIN_BATCH, target)
+        exit.name: lower_training(
+            program.training[exit.name], f"train_{exit.name}", exit.features, len(program.classes), TRAIN_BATCH, target
+        )
         for exit in program.exits
     }
     lines = {name: read_line(module, name) for name in builder.functions}
@@ -78,12 +82,21 @@ def lower(program: Program, target: Target) -> Network:
     for step in steps.values():
         kernels |= step.kernels
     exits = [
-        LoweredExit(e, lines[f"stage_{e.name}"], lines[f"pool_{e.name}"], lines[f"head_{e.name}"], steps[e.name], _plan_step(steps[e.name]))
+        LoweredExit(
+            e,
+            lines[f"stage_{e.name}"],
+            lines[f"pool_{e.name}"],
+            lines[f"head_{e.name}"],
+            steps[e.name],
+            _plan_step(steps[e.name]),
+        )
         for e in program.exits
     ]
     offsets = {name: [where[key] for key in keys] for name, keys in builder.functions.items()}
     size = max((offset + c.array.nbytes for offset, c in weights), default=0)
-    return Network(program, target, lines["input"], image, exits, kernels, weights, offsets, _aligned(size), arena, live)
+    return Network(
+        program, target, lines["input"], image, exits, kernels, weights, offsets, _aligned(size), arena, live
+    )
 
 
 def _placeholder(program: Program) -> fx.Node:
@@ -108,7 +121,9 @@ def _add_input(builder: ModuleBuilder, program: Program) -> None:
         "image",
         shape,
     )
-    builder.add_function("input", [Stored("pixels", shape, CHANNELS_LAST, "uint8")], [call], [Stored("image", shape, CHANNELS_LAST)])
+    builder.add_function(
+        "input", [Stored("pixels", shape, CHANNELS_LAST, "uint8")], [call], [Stored("image", shape, CHANNELS_LAST)]
+    )
 
 
 def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dict[str, Stored]) -> None:
@@ -119,7 +134,10 @@ def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dic
     inside = {stage.input: entering}
     calls = lower_nodes(nodes, {tap}, inside, weights_of(program.module), builder.target)
     if inside[tap.name].name == entering.name:  # the stage only looks at its input differently
-        calls, inside[tap.name] = [*calls, _copy(entering, tap.name, builder.target)], replace(inside[tap.name], name=tap.name)
+        calls, inside[tap.name] = (
+            [*calls, _copy(entering, tap.name, builder.target)],
+            replace(inside[tap.name], name=tap.name),
+        )
     result = inside[tap.name]
     builder.add_function(f"stage_{stage.name}", [entering], calls, [result])
     values[tap.name] = replace(result, name=tap.name)
@@ -128,11 +146,15 @@ def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dic
 def _copy(source: Stored, name: str, target: Target) -> KernelCall:
     data = source.as_value().tensor
     func = te.create_prim_func([data, te.compute(source.shape, lambda *i: data(*i) * constant(1.0), name="copy")])
-    return KernelCall("copy", func, partial(elementwise.schedule, target=target), [(source.name, source.shape)], name, source.shape)
+    return KernelCall(
+        "copy", func, partial(elementwise.schedule, target=target), [(source.name, source.shape)], name, source.shape
+    )
 
 
 def _add_pool(builder: ModuleBuilder, program: Program, exit: Exit, values: dict[str, Stored]) -> None:
-    pool = next(node for node in program.node(exit.tap).users if getattr(node.target, "__name__", "") == "pool_features")
+    pool = next(
+        node for node in program.node(exit.tap).users if getattr(node.target, "__name__", "") == "pool_features"
+    )
     tap = values[exit.tap]
     inside = {exit.tap: tap}
     calls = lower_nodes([pool], {pool}, inside, weights_of(program.module), builder.target)
@@ -210,7 +232,9 @@ class Clock:
         buffer.last = self.time
 
     def greatest_live(self) -> int:
-        return max((sum(b.size for b in self.buffers if b.first <= t <= b.last) for t in range(self.time + 1)), default=0)
+        return max(
+            (sum(b.size for b in self.buffers if b.first <= t <= b.last) for t in range(self.time + 1)), default=0
+        )
 
 
 def _feed(line: Line, buffer: Buffer, parameter: int = 0) -> None:
@@ -228,4 +252,3 @@ def _buffer(argument: Argument) -> Buffer:
 
 def _aligned(size: int) -> int:
     return -(-size // CACHE_LINE) * CACHE_LINE
-

@@ -106,7 +106,9 @@ def place(buffers: list[Buffer]) -> int:
     """
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
-        rivals = sorted((b for b in placed if b.first <= buffer.last and buffer.first <= b.last), key=lambda b: b.offset)
+        rivals = sorted(
+            (b for b in placed if b.first <= buffer.last and buffer.first <= b.last), key=lambda b: b.offset
+        )
         offset = 0
         for rival in rivals:
             if offset + buffer.size <= rival.offset:

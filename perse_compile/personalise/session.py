@@ -1,4 +1,4 @@
-"""The host side of an artifact at work: images are decoded here, everything else happens in the artifact's executable."""
+"""The host side of an artifact at work: images are decoded here, all else happens in its executable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Session:
         return read_images(data, self.artifact.input, self.artifact.classes, tell)
 
     def evaluate(self, images: Images, progress: Progress | None = None) -> dict[str, Any]:
-        """Accuracy per exit, share of samples per exit, mean cost, with the live heads. Raises DataError without labels."""
+        """Accuracy and share of samples per exit, mean cost, with the live heads. Raises DataError without labels."""
         if images.labels is None or (images.labels < 0).any():
             raise DataError(f"{images.name} has images without labels; evaluating needs one sub-folder per class")
         with _files(images.pixels, images.labels) as (pixels, labels):

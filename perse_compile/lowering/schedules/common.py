@@ -8,7 +8,7 @@ from tvm import s_tir, tirx
 
 
 def open_schedule(func: tirx.PrimFunc, keep: tuple[str, ...] = ("acc",)) -> tuple[s_tir.Schedule, list[Any]]:
-    """Inline every block but those in `keep` and the last; returns the schedule and the kept blocks, the last one last."""
+    """Inline every block but those in `keep` and the last; gives the schedule and the blocks that are left."""
     sch = s_tir.Schedule(func)
     blocks = child_blocks(sch)
     kept = []

@@ -15,7 +15,6 @@ from tvm import s_tir, tirx
 from perse_compile.lowering.schedules.common import divisor, open_schedule
 from perse_compile.targets import Target
 
-
 CHAINS = 8  # independent accumulators that hide the latency of FMA: 4 cycles, two a cycle
 
 

@@ -14,7 +14,9 @@ def schedule(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     h, w, c, y, x = sch.get_loops(acc)
     width, channels = int(sch.get(w).extent), int(sch.get(c).extent)
     lanes = target.lanes
-    block = divisor(channels, 4 * lanes, 2 * lanes, lanes) if target.registers > 16 else divisor(channels, 2 * lanes, lanes)
+    block = (
+        divisor(channels, 4 * lanes, 2 * lanes, lanes) if target.registers > 16 else divisor(channels, 2 * lanes, lanes)
+    )
     columns = divisor(width, 4, 7, 3, 2)
     taps = int(sch.get(y).extent) * int(sch.get(x).extent)
     wo, wi = sch.split(w, [None, columns])

@@ -1,0 +1,99 @@
+"""Each operation as a tensor expression over physical layouts.
+
+`lower_group` turns one group of nodes into the kernel calls that compute it: usually one, preceded by a
+copy into a zero-padded buffer where a convolution or pooling needs it, or none where only the view changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from torch import fx
+from tvm import te
+
+from perse_compile.errors import LoweringError
+from perse_compile.lowering.expressions import BINARY, UNARY
+from perse_compile.lowering.fuse import ANCHORS, Group, op_of
+from perse_compile.lowering.kernels import moves, normalisation, pointwise, pooling, products
+from perse_compile.lowering.kernels.padding import PADDED, pad_first, padding
+from perse_compile.lowering.kernels.scope import Array, KernelCall, Scope, Stored, args_of
+from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.values import Value, default_order
+from perse_compile.targets import Target
+
+
+def lower_group(
+    group: Group, values: dict[str, Stored], weights: Callable[[fx.Node], Array], target: Target
+) -> list[KernelCall]:
+    """Kernel calls of one group; enters the stored result under the last node's name in `values`."""
+    if len(group.nodes) == 1 and (view := as_view(group.last, values)) is not None:
+        values[group.last.name] = view
+        return []
+    scope = Scope(values, weights, target)
+    calls: list[KernelCall] = []
+    for node in group.nodes:
+        op = op_of(node)
+        try:
+            if op in PADDED and any(padding(node)):
+                calls.append(pad_first(node, scope))
+            scope.inner[node] = LOWER[op](scope, node)
+        except KeyError as error:
+            raise LoweringError(f"node {node.name}: no lowering for {op} ({error})") from error
+    result = scope.inner[group.last]
+    logical = tuple(group.last.meta["shape"])
+    order = result.order
+    sizes = (1, *logical)
+    shape = tuple(sizes[i] for i in order)
+    calls.append(call(scope, group, result))
+    values[group.last.name] = Stored(group.last.name, shape, order)
+    return calls
+
+
+def call(scope: Scope, group: Group, result: Value) -> KernelCall:
+    func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor])
+    schedule = scope.schedule or partial(elementwise.schedule, target=scope.target)
+    hint = "_".join(op_of(node) for node in group.nodes[:4])
+    return KernelCall(hint, func, schedule, [source for _, source in scope.inputs], group.last.name, result.shape)
+
+
+def as_view(node: fx.Node, values: dict[str, Stored]) -> Stored | None:
+    op = op_of(node)
+    if op == "permute":
+        source = values[args_of(node)[0].name]
+        dims = args_of(node)[1]
+        assert isinstance(dims, tuple | list)
+        return replace(source, order=tuple(list(dims).index(i) for i in source.order))
+    if op == "reshape" or (op == "pool_features" and len(args_of(node)[0].meta["shape"]) == 1):
+        source = values[args_of(node)[0].name]
+        shape = (1, *node.meta["shape"])
+        order = default_order(len(shape))
+        target = Value(te.placeholder(tuple(shape[i] for i in order)), order)
+        if source.as_value().plain and target.plain:
+            return Stored(source.name, target.shape, order)
+    return None
+
+
+LOWER: dict[str, Callable[[Scope, fx.Node], Value]] = {
+    "conv2d": products.conv2d,
+    "linear": products.linear,
+    "max_pool2d": pooling.max_pool2d,
+    "avg_pool2d": pooling.avg_pool2d,
+    "adaptive_avg_pool2d": pooling.adaptive_avg_pool2d,
+    "adaptive_max_pool2d": pooling.adaptive_max_pool2d,
+    "pool_features": pooling.pool_features,
+    "mean": pooling.mean,
+    "layer_norm": normalisation.layer_norm,
+    "softmax": normalisation.softmax,
+    "affine": pointwise.affine,
+    "concat": moves.concat,
+    "slice_dim": moves.slice_dim,
+    "reshape": moves.reshape,
+    "permute": moves.permute,
+    "channel_shuffle": moves.channel_shuffle,
+    "pad": moves.pad,
+    **dict.fromkeys(UNARY, pointwise.unary),
+    **dict.fromkeys(BINARY, pointwise.binary),
+}
+assert set(LOWER) >= ANCHORS

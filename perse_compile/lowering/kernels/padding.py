@@ -1,0 +1,70 @@
+"""Copies into zero-padded buffers, so that kernels need no bounds checks."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import fx
+from tvm import te, tirx
+
+from perse_compile.errors import LoweringError
+from perse_compile.lowering.expressions import constant
+from perse_compile.lowering.fuse import op_of
+from perse_compile.lowering.kernels.scope import KernelCall, Scope, Stored, args_of
+from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.values import CHANNELS_LAST
+
+PADDED = {"conv2d", "max_pool2d", "avg_pool2d"}
+
+
+def padding(node: fx.Node) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) that a kernel without bounds checks needs around its input."""
+    op = op_of(node)
+    _, height, width = args_of(node)[0].meta["shape"]
+    _, out_h, out_w = node.meta["shape"]
+    if op == "conv2d":
+        (kh, kw) = args_of(node)[1].meta["shape"][2:]
+        (sh, sw), (ph, pw), (dh, dw) = args_of(node)[3:6]
+    else:
+        (kh, kw), (sh, sw), (ph, pw) = args_of(node)[1:4]
+        dh, dw = args_of(node)[4] if op == "max_pool2d" else (1, 1)
+    below = max(0, (out_h - 1) * sh + (kh - 1) * dh + 1 - height - ph)
+    right = max(0, (out_w - 1) * sw + (kw - 1) * dw + 1 - width - pw)
+    return ph, below, pw, right
+
+
+def pad_first(node: fx.Node, scope: Scope) -> KernelCall:
+    source = scope.values[args_of(node)[0].name]
+    data = source.as_value()
+    fill = -3.4028234663852886e38 if op_of(node) == "max_pool2d" else 0.0
+    top, below, left, right = padding(node)
+    tensor = pad_tensor(data.tensor, (top, below, left, right), fill)
+    name = f"{node.name}.padded"
+    shape = tuple(int(size) for size in tensor.shape)
+    scope.values[name] = Stored(name, shape, source.order)
+    func = te.create_prim_func([data.tensor, tensor])
+    schedule = partial(elementwise.schedule, target=scope.target)
+    return KernelCall("pad", func, schedule, [(source.name, source.shape)], name, shape)
+
+
+def pad_tensor(data: te.Tensor, pads: tuple[int, int, int, int], fill: float) -> te.Tensor:
+    _, height, width, channels = (int(size) for size in data.shape)
+    top, below, left, right = pads
+
+    def at(n: Any, h: Any, w: Any, c: Any) -> Any:
+        inside = tirx.all(h >= top, h < top + height, w >= left, w < left + width)
+        return tirx.if_then_else(inside, data[n, h - top, w - left, c], constant(fill))
+
+    return te.compute((1, height + top + below, width + left + right, channels), at, name="padded")
+
+
+def padded_input(scope: Scope, node: fx.Node) -> te.Tensor:
+    name = f"{node.name}.padded"
+    source: fx.Node = args_of(node)[0]
+    stored = scope.values[name] if any(padding(node)) else scope.values[source.name]
+    if stored.order != CHANNELS_LAST:
+        raise LoweringError(
+            f"node {node.name}: {op_of(node)} after a permutation; add .contiguous() is not enough, keep NCHW"
+        )
+    return scope.place(stored, stored.shape).tensor

@@ -1,0 +1,114 @@
+"""Convolutions and matrix products, over packed weights."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import fx
+from tvm import te, tirx
+
+from perse_compile.errors import LoweringError
+from perse_compile.lowering.kernels.padding import padded_input
+from perse_compile.lowering.kernels.scope import Array, Scope, args_of
+from perse_compile.lowering.schedules import conv
+from perse_compile.lowering.schedules import depthwise as depthwise_schedule
+from perse_compile.lowering.values import CHANNELS_LAST, Value
+
+
+def conv2d(scope: Scope, node: fx.Node) -> Value:
+    _, weight_node, bias_node, stride, padding, dilation, groups = args_of(node)
+    weight = scope.weights(weight_node)
+    bias = None if bias_node is None else scope.weights(bias_node)
+    out_c, group_in, kh, kw = weight.shape
+    _, height, width = node.meta["shape"]
+    name = str(weight_node.target)
+    if groups == out_c == args_of(node)[0].meta["shape"][0] and group_in == 1:
+        return depthwise(scope, node, name, weight, bias)
+    flat = (kh, kw) == (1, 1) and stride == (1, 1) and padding == (0, 0)
+    if flat:
+        scope.rows = (height, width)
+        data = scope.read(args_of(node)[0]).tensor
+        height, width = 1, height * width
+    else:
+        data = padded_input(scope, node)
+    shape = conv.ConvShape(height, width, out_c, out_c // int(groups), group_in, (kh, kw))
+    tensor = convolve(scope, data, weight, name, shape, stride, dilation)
+    return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
+
+
+def convolve(
+    scope: Scope,
+    data: te.Tensor,
+    weight: Array,
+    name: str,
+    shape: conv.ConvShape,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> te.Tensor:
+    knobs = conv.choose(shape, scope.target)
+    scope.schedule = partial(conv.schedule, knobs=knobs)
+    block = knobs.block
+    blocks = -(-shape.out_channels // block)
+    kh, kw = shape.kernel
+    packed = np.zeros((blocks * block, *weight.shape[1:]), np.float32)
+    packed[: shape.out_channels] = weight
+    packed = packed.reshape(blocks, block, shape.group_in, kh, kw).transpose(0, 3, 4, 2, 1)
+    weights = scope.constant(name, packed)
+    (sh, sw), (dh, dw) = stride, dilation
+    wide = -(-shape.width // knobs.columns) * knobs.columns
+    y, x = te.reduce_axis((0, kh), "y"), te.reduce_axis((0, kw), "x")
+    r = te.reduce_axis((0, shape.group_in), "r")
+
+    def product(h: Any, w: Any, c: Any) -> Any:
+        column = w if wide == shape.width else tirx.min(w, shape.width - 1)
+        first = 0 if shape.group_out == shape.out_channels else c // shape.group_out * shape.group_in
+        return te.sum(
+            data[0, h * sh + y * dh, column * sw + x * dw, first + r] * weights[c // block, y, x, r, c % block],
+            axis=[y, x, r],
+        )
+
+    return te.compute((shape.height, wide, blocks * block), product, name="acc")
+
+
+def add_bias(
+    scope: Scope, acc: te.Tensor, bias: Array | None, name: str, channels: int, height: int, width: int
+) -> te.Tensor:
+    if bias is None:
+        return te.compute((1, height, width, channels), lambda n, h, w, c: acc[h, w, c], name="result")
+    tensor = scope.constant(name + ".bias", bias)
+    return te.compute((1, height, width, channels), lambda n, h, w, c: acc[h, w, c] + tensor[c], name="biased")
+
+
+def depthwise(scope: Scope, node: fx.Node, name: str, weight: Array, bias: Array | None) -> Value:
+    channels, height, width = node.meta["shape"]
+    (sh, sw), (dh, dw) = args_of(node)[3], args_of(node)[5]
+    data = padded_input(scope, node)
+    weights = scope.constant(name, weight[:, 0].transpose(1, 2, 0))
+    y, x = te.reduce_axis((0, weight.shape[2]), "y"), te.reduce_axis((0, weight.shape[3]), "x")
+    acc = te.compute(
+        (height, width, channels),
+        lambda h, w, c: te.sum(data[0, h * sh + y * dh, w * sw + x * dw, c] * weights[y, x, c], axis=[y, x]),
+        name="acc",
+    )
+    scope.schedule = partial(depthwise_schedule.schedule, target=scope.target)
+    return Value(add_bias(scope, acc, bias, name, channels, height, width), CHANNELS_LAST)
+
+
+def linear(scope: Scope, node: fx.Node) -> Value:
+    source, weight_node, bias_node = args_of(node)
+    weight = scope.weights(weight_node)
+    bias = None if bias_node is None else scope.weights(bias_node)
+    stored = scope.values[source.name]
+    if stored.order[-1] != len(stored.order) - 1:
+        raise LoweringError(f"node {node.name}: linear over a dimension that is not innermost in memory")
+    rows = math.prod(stored.shape[:-1])
+    scope.rows = (1, rows)
+    data = scope.read(source).tensor
+    out = weight.shape[0]
+    name = str(weight_node.target)
+    shape = conv.ConvShape(1, rows, out, out, weight.shape[1], (1, 1))
+    tensor = convolve(scope, data, weight[:, :, None, None], name, shape, (1, 1), (1, 1))
+    return Value(add_bias(scope, tensor, bias, name, out, 1, rows), stored.order)
