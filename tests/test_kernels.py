@@ -204,6 +204,12 @@ def test_pool(case: str, channels: int, tmp_path: Path) -> None:
     check(lambda g, x, t: call(g, function, x, *args), (channels, 12, 9), tmp_path)
 
 
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_features_of_many_channels(grid: int, tmp_path: Path) -> None:
+    """Large enough to be shared among threads."""
+    check(lambda g, x, t: call(g, ops.pool_features, x, grid), (64, 28, 28), tmp_path)
+
+
 def test_pool_of_negative_values(tmp_path: Path) -> None:
     check(
         lambda g, x, t: call(g, ops.max_pool2d, call(g, ops.sub, x, 100.0), (3, 3), (2, 2), (1, 1), (1, 1), False),

@@ -81,14 +81,23 @@ def spread(sch: s_tir.Schedule, loops: list[Any], target: Target) -> None:
 def _follow_by_rows(sch: s_tir.Schedule, block: Any, row: Any, target: Target) -> set[str]:
     """Let the block's only reader follow row by row, so that one row is kept rather than the whole result."""
     readers = sch.get_consumers(block)
-    if len(readers) != 1:
+    if len(readers) != 1 or not _reads_in_step(sch, block, readers[0]):
         return set()
-    try:
-        sch.reverse_compute_at(readers[0], row)
-    except s_tir.ScheduleError:
-        return set()  # it reads more than a row
+    sch.reverse_compute_at(readers[0], row)
     _vectorise(sch, sch.get_loops(readers[0])[-1], target)
     return {sch.get(readers[0]).name_hint}
+
+
+def _reads_in_step(sch: s_tir.Schedule, block: Any, reader: Any) -> bool:
+    """Whether the reader takes element [i, j, ...] for its own [i, j, ...] and nothing else of the block's result."""
+    result = sch.get(block).writes[0].source
+    own = [iter_var.var for iter_var in sch.get(reader).iter_vars]
+    regions = [access.region for access in sch.get(reader).reads if access.source.same_as(result)]
+    return all(
+        len(region) == len(own)
+        and all(r.min.same_as(var) and int(r.extent) == 1 for r, var in zip(region, own, strict=True))
+        for region in regions
+    )
 
 
 def _parallel(sch: s_tir.Schedule, outer: list[Any], nest: list[Any]) -> Any:
