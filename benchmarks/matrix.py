@@ -50,7 +50,8 @@ def show(row: dict[str, Any]) -> str:
         if not row["ok"]
         else f"{row['max_rel_diff']:.1e} on {row['verified_on']}, stages {row['stages']}"
     )
-    return f"{row['model']:20} {row['target']:14} {row['seconds']:6.1f} s {row['executable_bytes'] / 1e3:5.0f} KB  {checked}"
+    size = row["executable_bytes"] / 1e3
+    return f"{row['model']:20} {row['target']:14} {row['seconds']:6.1f} s {size:5.0f} KB  {checked}"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,14 +152,15 @@ def only_program() -> Path:
 # --- artifacts at work ------------------------------------------------------------------------------------
 
 
-def open_session(folder: Path, device: str | None, threads: int = 1) -> Session:
+def open_session(folder: Path, device: str | None, threads: int | None = None) -> Session:
     """A checked artifact on a device."""
     from perse_compile import devices
     from perse_compile.artifact import open_artifact
     from perse_compile.personalise.session import Session
 
     artifact = open_artifact(folder)
-    return Session(artifact, devices.find(device, artifact.machine, artifact.emulator), threads)
+    found = devices.find(device, artifact.machine, artifact.emulator)
+    return Session(artifact, found, threads or (os.cpu_count() or 1 if found.name == "emulator" else 1))
 
 
 def personalise(
@@ -166,7 +168,7 @@ def personalise(
     data: Path,
     *,
     device: str | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     options: dict[str, str] | None = None,
     progress: Tell | None = None,
 ) -> dict[str, Any]:
@@ -176,14 +178,14 @@ def personalise(
 
 
 def evaluate(
-    folder: Path, data: Path, *, device: str | None = None, threads: int = 1, progress: Tell | None = None
+    folder: Path, data: Path, *, device: str | None = None, threads: int | None = None, progress: Tell | None = None
 ) -> dict[str, Any]:
     """Figures of the live heads on labelled images."""
     session = open_session(folder, device, threads)
     return session.evaluate(session.read(data, progress), progress)
 
 
-def run(folder: Path, images: Sequence[Path], *, device: str | None = None, threads: int = 1) -> list[dict[str, Any]]:
+def run(folder: Path, images: Sequence[Path], *, device: str | None = None, threads: int | None = None) -> list[dict[str, Any]]:
     """One answer per picture."""
     session = open_session(folder, device, threads)
     return [{"image": str(image), **session.run(image)} for image in images]
