@@ -185,7 +185,9 @@ def evaluate(
     return session.evaluate(session.read(data, progress), progress)
 
 
-def run(folder: Path, images: Sequence[Path], *, device: str | None = None, threads: int | None = None) -> list[dict[str, Any]]:
+def run(
+    folder: Path, images: Sequence[Path], *, device: str | None = None, threads: int | None = None
+) -> list[dict[str, Any]]:
     """One answer per picture."""
     session = open_session(folder, device, threads)
     return [{"image": str(image), **session.run(image)} for image in images]
