@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from perse_compile.building.build import Built
+    from perse_compile.program import Program
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -26,3 +33,27 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text()
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Program:
+    """A small trained program; not to be changed."""
+    from tests.artifacts import tiny_program
+
+    return tiny_program()
+
+
+@pytest.fixture(scope="session")
+def build_tiny(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
+    """build_tiny(target): the small program built for it, once; not to be changed."""
+    from perse_compile import targets
+    from perse_compile.building.build import build
+
+    folder = tmp_path_factory.mktemp("built")
+    return functools.cache(lambda target: build(tiny, targets.load(target), folder / f"tiny-{target}"))
+
+
+@pytest.fixture
+def artifact(build_tiny: Callable[[str], Built], tmp_path: Path) -> Path:
+    """An own copy of the small program's artifact for this machine."""
+    return Path(shutil.copytree(build_tiny("x86_64-linux").artifact.folder, tmp_path / "tiny-x86_64-linux"))
