@@ -92,7 +92,8 @@ def read_pack(path: Path) -> Pack:
         raise ArtifactError(
             f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again"
         )
-    if length != len(data) or crc != zlib.crc32(data[64:]) or header_crc not in (0, zlib.crc32(data[:40])):
+    header_sound = header_crc in (0, zlib.crc32(data[:40])) and not any(data[44:64])
+    if length != len(data) or crc != zlib.crc32(data[64:]) or not header_sound:
         raise damaged
     found, offset = [], PACK_HEADER.size
     for _ in range(exits):

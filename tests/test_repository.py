@@ -12,6 +12,7 @@ def test_every_golden_is_asked_for() -> None:
     from tests import models
 
     asked = {f"plain-{name}" for name in PASSES} | {f"network-{network.__name__.lower()}" for network in models.ALL}
+    asked.add("plan-plain")
     assert {path.stem for path in (ROOT / "tests" / "golden").glob("*.txt")} == asked
 
 

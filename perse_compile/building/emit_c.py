@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
@@ -54,13 +53,9 @@ def c_name(name: str) -> str:
 
 
 def c_string(text: str) -> str:
-    """A C string literal for any text."""
-    quoted = json.dumps(text, ensure_ascii=True)[1:-1]
-    if "\\u" in quoted:
-        quoted = "".join(
-            f"\\{byte:03o}" if byte > 126 or byte < 32 or chr(byte) in '"\\?' else chr(byte) for byte in text.encode()
-        )
-    return f'"{quoted}"'
+    """A C string literal for any text, in ASCII; `?` is escaped because `??/` is a trigraph."""
+    known = {ord(c): f"\\{c}" for c in '"\\?'}
+    return '"' + "".join(known.get(b, chr(b) if 32 <= b < 127 else f"\\{b:03o}") for b in text.encode()) + '"'
 
 
 def _preamble(network: Network) -> str:
@@ -81,7 +76,8 @@ def _preamble(network: Network) -> str:
 
 
 def _comment(text: str) -> str:
-    return text.replace("*/", "* /").replace("/*", "/ *").replace("\n", " ").replace("\\", "/")
+    text = "".join(" " if c < " " else c for c in text)
+    return text.replace("\\", "|").replace("*/", "* /").replace("/*", "/ *")
 
 
 def _prototypes(network: Network) -> str:
