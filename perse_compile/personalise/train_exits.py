@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -272,31 +273,43 @@ def train_head(
 
     w is the teacher's confidence, and 0 where the label says that the teacher is wrong. Not the shift and scale.
     """
-    x = (features - head.shift) * head.scale
-    sure, guess = torch.softmax(teacher, 1).max(1)
-    soft = torch.softmax(teacher / SOFTENING, 1)
-    labelled = labels >= 0
-    hard_weight = LABEL_WEIGHT * labelled
-    soft_weight = (1 - hard_weight) * sure * (~labelled | (guess == labels)) * SOFTENING**2
-    weight, bias = head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_()
-    groups = [{"params": [weight], "weight_decay": WEIGHT_DECAY}, {"params": [bias], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr)
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        order = torch.randperm(len(x), generator=generator)
-        for first in range(0, len(x), batch):
-            part = order[first : first + batch]
-            logits = x[part] @ weight + bias
-            hard = F.cross_entropy(logits, labels[part].clamp_min(0), reduction="none")
-            divergence = F.kl_div(F.log_softmax(logits / SOFTENING, 1), soft[part], reduction="none").sum(1)
-            loss = (hard_weight[part] * hard + soft_weight[part] * divergence).mean()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-        tell(epoch + 1, epochs)
-    return Head(head.shift, head.scale, weight.detach(), bias.detach())
+    with _one_thread():
+        x = (features - head.shift) * head.scale
+        sure, guess = torch.softmax(teacher, 1).max(1)
+        soft = torch.softmax(teacher / SOFTENING, 1)
+        labelled = labels >= 0
+        hard_weight = LABEL_WEIGHT * labelled
+        soft_weight = (1 - hard_weight) * sure * (~labelled | (guess == labels)) * SOFTENING**2
+        weight, bias = head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_()
+        groups = [{"params": [weight], "weight_decay": WEIGHT_DECAY}, {"params": [bias], "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=lr)
+        generator = torch.Generator().manual_seed(seed)
+        for epoch in range(epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+            order = torch.randperm(len(x), generator=generator)
+            for first in range(0, len(x), batch):
+                part = order[first : first + batch]
+                logits = x[part] @ weight + bias
+                hard = F.cross_entropy(logits, labels[part].clamp_min(0), reduction="none")
+                divergence = F.kl_div(F.log_softmax(logits / SOFTENING, 1), soft[part], reduction="none").sum(1)
+                loss = (hard_weight[part] * hard + soft_weight[part] * divergence).mean()
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+            tell(epoch + 1, epochs)
+        return Head(head.shift, head.scale, weight.detach(), bias.detach())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Heads are small: more threads only wait for each other, the more so on a machine that is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # Measuring
