@@ -25,8 +25,12 @@ def artifact_page(artifact: Artifact, device: str | None, selftest: dict[str, An
         before = share
     checked = {exit["name"]: exit for exit in (selftest or {}).get("exits", [])}
     sizes = {name: entry["bytes"] for name, entry in fields["files"].items()}
+    sizes[PACK] = (artifact.folder / PACK).stat().st_size
+    trained = fields["provenance"].get("train_exits")
     template = _environment().get_template("artifact.html.jinja")
-    return template.render(m=fields, exits=rows, full=full, device=device, checked=checked, sizes=sizes)
+    return template.render(
+        m=fields, exits=rows, full=full, device=device, checked=checked, sizes=sizes, trained=trained
+    )
 
 
 def _environment() -> jinja2.Environment:
@@ -40,4 +44,5 @@ def _environment() -> jinja2.Environment:
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["megabytes"] = lambda size: f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
+    environment.filters["macs"] = lambda macs: f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
     return environment
