@@ -1,0 +1,89 @@
+"""The five bundled users on the bundled network: what `make demo` shows for two of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perse_compile import driver, manifest, targets
+from perse_compile.artifact import Artifact
+from perse_compile.building.build import build
+from perse_compile.personalise.data import read_images
+from perse_compile.personalise.train_exits import train_exits
+
+from .artifacts import checksums
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+USERS = ("anna", "ben", "carla", "dmitri", "eve")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        weights = str(EXAMPLES / "fashion_mnist_shufflenet.safetensors")
+        program = driver.insert_exits("model:fashion_shufflenet", weights=weights)
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    images = read_images(EXAMPLES / "fashion_mnist_train.npz", program.input, program.classes)
+    train_exits(program, images, epochs=20)
+    return build(program, targets.load("x86_64-linux"), tmp_path_factory.mktemp("users") / "fashion").artifact
+
+
+def accuracy(folder: Path, user: str) -> dict[str, Any]:
+    return driver.evaluate(folder, EXAMPLES / "users" / f"{user}-test.npz")
+
+
+def test_labels_make_the_network_better_for_its_user(artifact: Artifact) -> None:
+    gains = {}
+    for user in USERS:
+        driver.restore_heads(artifact.folder, "reset")
+        before, generic = checksums(artifact.folder), accuracy(artifact.folder, user)
+        result = driver.personalise(artifact.folder, EXAMPLES / "users" / f"{user}-train.npz")
+        own, after = accuracy(artifact.folder, user), checksums(artifact.folder)
+        gains[user] = own["accuracy"] - generic["accuracy"]
+        assert {name for name in after if after[name] != before.get(name)} <= {manifest.PACK, manifest.PREVIOUS}
+        assert (after[manifest.PACK] != before[manifest.PACK]) == result["live"]
+        if result["live"]:
+            assert own["cost"] < generic["cost"]  # more samples leave early
+            driver.restore_heads(artifact.folder, "rollback")
+            assert checksums(artifact.folder)[manifest.PACK] == before[manifest.PACK]
+    assert min(gains.values()) > -0.03, gains
+    assert float(np.mean(list(gains.values()))) > 0.1, gains
+
+
+def test_a_user_whose_labels_are_wrong_keeps_the_old_heads(artifact: Artifact, tmp_path: Path) -> None:
+    driver.restore_heads(artifact.folder, "reset")
+    before = checksums(artifact.folder)
+    with np.load(EXAMPLES / "users" / "anna-train.npz") as data:
+        wrong = np.random.default_rng(0).permutation(data["labels"])
+        np.savez(tmp_path / "wrong.npz", images=data["images"], labels=wrong, class_names=data["class_names"])
+    result = driver.personalise(artifact.folder, tmp_path / "wrong.npz")
+    assert not result["live"] and "kept the old heads" in result["verdict"]
+    assert checksums(artifact.folder) == before
+
+
+def test_without_labels_a_mild_user_gets_better(artifact: Artifact, tmp_path: Path) -> None:
+    driver.restore_heads(artifact.folder, "reset")
+    generic = accuracy(artifact.folder, "anna")
+    with np.load(EXAMPLES / "users" / "anna-train.npz") as data:
+        np.savez(tmp_path / "unlabelled.npz", images=data["images"])
+    result = driver.personalise(artifact.folder, tmp_path / "unlabelled.npz")
+    assert not result["labelled"]
+    assert accuracy(artifact.folder, "anna")["accuracy"] >= generic["accuracy"]
+
+
+def test_the_users_are_strangers_to_the_training_images() -> None:
+    with np.load(EXAMPLES / "fashion_mnist_train.npz") as data:
+        known = {image.tobytes() for image in data["images"]}
+    for user in USERS:
+        parts = []
+        for part in ("train", "test"):
+            with np.load(EXAMPLES / "users" / f"{user}-{part}.npz") as data:
+                parts.append({image.tobytes() for image in data["images"]})
+        mine, theirs = parts
+        assert not mine & theirs and not mine & known and not theirs & known
