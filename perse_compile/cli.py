@@ -19,17 +19,24 @@ from perse_compile.errors import ModelError, PassError, PerseError
 if TYPE_CHECKING:
     from perse_compile.program import Program
 
+ABOUT = "Compile a convolutional classifier into a program that can answer early and learns its owner on the device."
+
 app = typer.Typer(
     name="perse-compile",
-    help="Compile torchvision CNNs into early-exit programs that learn on the device.",
+    help=ABOUT,
+    epilog="First steps: perse-compile insert-exits resnet50, then perse-compile build --target arm64-android.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
-NumClasses = Annotated[int | None, typer.Option("--num-classes", min=1, help="Outputs of the classifier.")]
-InputSize = Annotated[str | None, typer.Option("--input-size", metavar="N|HxW", help="Height and width of images.")]
+Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON, for scripts.")]
+NumClasses = Annotated[
+    int | None, typer.Option("--num-classes", min=1, help="How many classes; the model's own number by default.")
+]
+InputSize = Annotated[
+    str | None, typer.Option("--input-size", metavar="N|HxW", help="Of the images; the model's own by default.")
+]
 
 
 def main() -> None:
@@ -45,39 +52,43 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.callback()
+@app.callback(help=ABOUT)
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Compile torchvision CNNs into early-exit programs that learn on the device."""
+    """Options of every command; main() looks for them itself."""
 
 
 # --- commands ---------------------------------------------------------------------------------------------
 
 
-@app.command("insert-exits")
+@app.command("insert-exits", epilog="Example: perse-compile insert-exits mobilenet_v2 --exits 2")
 def insert_exits(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A torchvision name (see `models`), or package.module:factory.")
     ],
-    exits: Annotated[str, typer.Option(help="auto, a number, or names of nodes: a,b,c.")] = "auto",
+    exits: Annotated[str, typer.Option(help="auto (three, spread by cost), a number, or nodes: a,b,c.")] = "auto",
     weights: Annotated[
-        str, typer.Option(metavar="auto|default|none|FILE", help="auto takes pretrained ones if they can be had.")
+        str,
+        typer.Option(
+            metavar="auto|default|none|FILE",
+            help="auto: pretrained if they can be had, else random. FILE: .pth, .safetensors.",
+        ),
     ] = "auto",
     num_classes: NumClasses = None,
     input_size: InputSize = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Program to write; MODEL.perse here by default.")
+        Path | None, typer.Option("-o", "--output", help="File to write; MODEL.perse in this folder by default.")
     ] = None,
     dump: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the program as text after every pass.")
     ] = None,
     list_cuts: Annotated[
-        bool, typer.Option("--list", help="Only list where exits can be, and the cost up to there.")
+        bool, typer.Option("--list", help="Only list the nodes that can have an exit, and the cost up to each.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Trace a network and put exits into it: MODEL.perse."""
+    """Put exits into a network: writes MODEL.perse, for train-exits and build."""
     size = parse_size(input_size)
     if list_cuts:
         kind = weights if weights not in ("auto", "default") else "none"
@@ -97,7 +108,7 @@ def insert_exits(
     show_program(program, path, json)
 
 
-@app.command()
+@app.command(epilog="Example: perse-compile models")
 def models(json: Json = False) -> None:
     """List the torchvision networks that can be compiled."""
     names = driver.list_models()
@@ -158,7 +169,7 @@ def show_program(program: Program, path: Path, json: bool) -> None:
     spec = program.input
     console().print(
         f"{escape(str(path))}: {spec.channels}x{spec.height}x{spec.width} images, {len(program.classes)} classes,"
-        f" {full / 1e9:.2f} GMACs, {path.stat().st_size / 1e6:.1f} MB",
+        f" {full / 1e6:,.0f} million MACs, {path.stat().st_size / 1e6:.1f} MB",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
 

@@ -10,32 +10,38 @@ from rich.markup import escape
 
 from perse_compile import driver
 from perse_compile.console import console, print_json, progress, say, steps, table, warn
+from perse_compile.devices import EMULATOR_HINT
 from perse_compile.errors import DataError
 
-Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON, for scripts.")]
 Data = Annotated[
     Path,
-    typer.Option(metavar="DIR|NPZ", help="Folder with one sub-folder per class, a flat folder (no labels), or an .npz."),
+    typer.Option(metavar="DIR|NPZ", help="Images: a folder with one sub-folder per class, or an .npz."),
 ]
 ArtifactFolder = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The folder that `build` wrote.")]
 DeviceName = Annotated[
-    str | None, typer.Option("--device", metavar="local|emulator", help="Where the artifact runs; this machine by default.")
+    str | None,
+    typer.Option("--device", metavar="local|emulator", help="Where the artifact runs: this machine, or qemu on it."),
 ]
-Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads of the artifact's runtime.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="Threads of the artifact's runtime: 1, or every core under the emulator."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for name, command in (
-        ("train-exits", train_exits),
-        ("build", build),
-        ("personalise", personalise),
-        ("evaluate", evaluate),
-        ("run", run),
-        ("targets", targets),
-        ("doctor", doctor),
+    phone, heads = "resnet50-arm64-android", "resnet50-x86_64-linux"
+    for name, command, example in (
+        ("train-exits", train_exits, "train-exits resnet50.perse --data photos/"),
+        ("build", build, "build --target arm64-android"),
+        ("personalise", personalise, f"personalise {phone} --data my-photos/ --device emulator"),
+        ("evaluate", evaluate, f"evaluate {heads} --data my-other-photos/"),
+        ("run", run, f"run {heads} cat.jpg dog.jpg"),
+        ("targets", targets, "targets"),
+        ("doctor", doctor, "doctor"),
     ):
-        app.command(name)(command)
+        app.command(name, epilog=f"Example: perse-compile {example}")(command)
 
 
 # --- commands ---------------------------------------------------------------------------------------------
@@ -44,78 +50,117 @@ def register(app: typer.Typer) -> None:
 def train_exits(
     program: Annotated[Path, typer.Argument(metavar="PROGRAM", help="A .perse file; it is rewritten.")],
     data: Data,
-    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 60,
     max_drop: Annotated[
-        float, typer.Option(min=0, max=1, help="Accuracy that early answers may lose, aimed at on a calibration slice.")
+        float, typer.Option(min=0, max=1, help="Accuracy that early answers may lose: an aim, not a promise.")
     ] = 0.01,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the order of images.")] = 0,
     final: Annotated[bool, typer.Option("--final", help="Train the network's own classifier as well.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write here instead.")] = None,
     json: Json = False,
 ) -> None:
-    """Train the exits of a program on the host: heads only, the backbone stays as it is."""
+    """Train the exits on this machine; the network itself stays as it is."""
     with progress() as tell:
-        report, path = driver.train_exits(program, data, epochs=epochs, max_drop=max_drop, seed=seed, final=final, output=output, progress=tell)
+        report, path = driver.train_exits(
+            program, data, epochs=epochs, max_drop=max_drop, seed=seed, final=final, output=output, progress=tell
+        )
     if json:
         print_json({"program": str(path), **report.as_dict()})
         return
-    shown = table("exit", "cost", f"{report.measure} before", "after", "answers", "threshold", "temperature")
+    shown = table("exit", "cost", f"{report.measure} before", "after", "share", "threshold", "temperature")
     for row in report.rows:
         last = row.name == report.rows[-1].name
         threshold = "always" if last else f"{row.threshold:.3f}" if row.enabled else "off"
-        shown.add_row(row.name, f"{row.cost:.1%}", f"{row.before:.1%}", f"{row.after:.1%}", f"{row.share:.1%}", threshold, f"{row.temperature:.3f}")
+        shown.add_row(
+            row.name,
+            f"{row.cost:.1%}",
+            f"{row.before:.1%}",
+            f"{row.after:.1%}",
+            f"{row.share:.1%}",
+            threshold,
+            f"{row.temperature:.3f}",
+        )
     console().print(shown)
-    say(
-        f"{escape(str(path))}: on {report.held_out} held-out images the final exit has {report.measure} {report.full:.1%},"
-        f" with early exits {report.early:.1%} at {report.cost:.1%} of the work"
-    )
+    say(f"{report.held_out} images set aside: {report.measure} {report.full:.1%} at the final exit,")
+    say(f"with early exits {report.early:.1%} at {report.cost:.1%} of the work. Written: {escape(str(path))}")
 
 
 def build(
     program: Annotated[
-        Path | None, typer.Argument(metavar="[PROGRAM]", help="A .perse file; may be left out when one lies in this folder.")
+        Path | None,
+        typer.Argument(metavar="[PROGRAM]", help="A .perse file; may be left out when one lies in this folder."),
     ] = None,
     target: Annotated[str, typer.Option(metavar="NAME|TOML", help="A device; `targets` lists them.")] = ...,  # type: ignore[assignment]
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Artifact folder; PROGRAM-TARGET here by default.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an artifact even if it holds personalised heads.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Artifact folder; PROGRAM-TARGET here by default.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an artifact even if it holds personalised heads.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Compile a program into a self-contained artifact for a device, and verify it against PyTorch."""
+    """Compile a program for a device: writes an artifact folder, verified against PyTorch."""
     with steps() as doing:
         built = driver.build(program, target, output=output, force=force, say=doing)
     folder, fields = built.artifact.folder, built.artifact.manifest
     sizes = {name: entry["bytes"] for name, entry in fields["files"].items()}
-    if json:
-        print_json({"artifact": str(folder), "target": fields["target"]["name"], "bytes": sizes, "verified_on": built.device, "selftest": built.selftest})
-        return
     if built.selftest is None:
-        emulator = fields["target"]["emulator"]
-        warn(f"not verified: nothing here runs {fields['target']['machine']} executables. Install {emulator} and build again, or run `./perse selftest` on the device.")
-    else:
-        shown = table("exit", "difference to PyTorch", "stages run when forced")
+        warn(
+            f"not verified: nothing here runs {fields['target']['machine']} executables."
+            f" For the emulator, {EMULATOR_HINT} and build again; or run `./perse selftest` on the device."
+        )
+    if json:
+        print_json(
+            {
+                "artifact": str(folder),
+                "target": fields["target"]["name"],
+                "bytes": sizes,
+                "verified_on": built.device,
+                "selftest": built.selftest,
+            }
+        )
+        return
+    if built.selftest is not None:
+        shown = table("exit", "difference to PyTorch", "stages run")
         for exit in built.selftest["exits"]:
             shown.add_row(exit["name"], f"{exit['max_rel_diff']:.1e}", str(exit["stages"]))
         console().print(shown)
-        say(f"verified {'under the emulator' if built.device == 'emulator' else 'on this machine'}: a confident exit 0 runs 1 of {len(fields['exits'])} stages")
-    say(f"{escape(str(folder))}/perse: {sizes['perse'] / 1e3:.0f} KB, weights {sizes['backbone.bin'] / 1e6:.1f} MB; look at {escape(str(folder))}/report.html")
+        where = "under the emulator" if built.device == "emulator" else "on this machine"
+        say(f"verified {where}: a confident exit 0 runs 1 of {len(fields['exits'])} stages")
+    say(
+        f"{escape(str(folder))}: perse {sizes['perse'] / 1e3:.0f} KB, backbone.bin {sizes['backbone.bin'] / 1e6:.1f} MB"
+    )
+    say(f"look at {escape(str(folder))}/report.html")
 
 
 def personalise(
     artifact: ArtifactFolder,
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR|NPZ", help="The person's images: a folder with one sub-folder per class, a flat folder (no labels), or an .npz.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR|NPZ",
+            help="The person's images: a folder with one sub-folder per class, or without (no labels), or an .npz.",
+        ),
+    ] = None,
     device: DeviceName = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many; training stops early.")] = None,
-    max_drop: Annotated[float | None, typer.Option(min=0, max=1, help="Accuracy that early answers may lose, aimed at on a calibration slice.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
-    threads: Threads = 1,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Accuracy that early answers may lose: an aim, not a promise."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the split and the order of images.")] = None,
+    threads: Threads = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Back to the heads before the last change.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Back to the heads as built.")] = False,
     json: Json = False,
 ) -> None:
-    """Train an artifact's heads on one person's images, with its own trainer; better heads go live, others do not."""
+    """Make an artifact one person's own: it trains its heads on their images, and keeps them if they are better."""
     if rollback or reset:
         result = driver.restore_heads(artifact, "rollback" if rollback else "reset", device=device)
-        print_json(result) if json else say(f"{escape(str(artifact))}/heads.pack: {'the heads before' if rollback else 'factory heads'} are back")
+        print_json(result) if json else say(
+            f"{escape(str(artifact))}/heads.pack: {'the heads before' if rollback else 'factory heads'} are back"
+        )
         return
     if data is None:
         raise DataError("nothing to learn from; give --data DIR, or --rollback, or --reset")
@@ -126,40 +171,53 @@ def personalise(
     print_json(result) if json else show_personalised(artifact, result)
 
 
-def evaluate(artifact: ArtifactFolder, data: Data, device: DeviceName = None, threads: Threads = 1, json: Json = False) -> None:
-    """Accuracy per exit, where samples leave, and mean cost, on labelled images."""
+def evaluate(
+    artifact: ArtifactFolder, data: Data, device: DeviceName = None, threads: Threads = None, json: Json = False
+) -> None:
+    """Measure an artifact on labelled images: accuracy and share of every exit, cost, time."""
     with progress() as tell:
         result = driver.evaluate(artifact, data, device=device, threads=threads, progress=tell)
     if json:
         print_json(result)
         return
-    shown = table("exit", "accuracy", "share of samples", "answers")
+    shown = table("exit", "accuracy", "share of images", "enabled")
     for exit in result["exits"]:
-        shown.add_row(exit["name"], f"{exit['accuracy']:.1%}", f"{exit['share']:.1%}", "yes" if exit["enabled"] else "no")
+        shown.add_row(
+            exit["name"], f"{exit['accuracy']:.1%}", f"{exit['share']:.1%}", "yes" if exit["enabled"] else "no"
+        )
     console().print(shown)
-    say(f"{result['samples']} images: accuracy {result['accuracy']:.1%} at {result['cost']:.1%} of the work, {result['ms_mean']:.2f} ms a sample")
+    say(
+        f"{result['samples']} images: accuracy {result['accuracy']:.1%} at {result['cost']:.1%} of the work,"
+        f" {result['ms_mean']:.2f} ms an image"
+    )
 
 
 def run(
     artifact: ArtifactFolder,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG, ...")],
     device: DeviceName = None,
-    threads: Threads = 1,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Classify pictures: class, exit taken, confidence, milliseconds."""
+    """Classify pictures: class, exit taken, confidence, time."""
     results = driver.run(artifact, images, device=device, threads=threads)
     if json:
         print_json({"results": results})
         return
     shown = table("image", "class", "exit", "confidence", "ms")
     for result in results:
-        shown.add_row(escape(result["image"]), escape(result["name"]), result["exit_name"], f"{result['confidence']:.1%}", f"{result['ms']:.2f}")
+        shown.add_row(
+            escape(result["image"]),
+            escape(result["name"]),
+            result["exit_name"],
+            f"{result['confidence']:.1%}",
+            f"{result['ms']:.2f}",
+        )
     console().print(shown)
 
 
 def targets(json: Json = False) -> None:
-    """List the devices that can be compiled for."""
+    """List the devices that `build` compiles for; a .toml of your own is another."""
     known = driver.list_targets()
     if json:
         print_json({"targets": known})
@@ -172,7 +230,7 @@ def targets(json: Json = False) -> None:
 
 
 def doctor(json: Json = False) -> None:
-    """What is installed, what is missing, and how to get it."""
+    """Check this machine: what is installed, what is missing, and how to get it."""
     findings = driver.examine()
     if json:
         print_json({"findings": findings})
@@ -192,7 +250,7 @@ def doctor(json: Json = False) -> None:
 
 def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
     samples, measure = result["samples"], "accuracy" if result["labelled"] else "agreement"
-    shown = table("exit", f"{measure} before", "after", "share before", "after", "answers")
+    shown = table("exit", f"{measure} before", "after", "share before", "after", "enabled")
     for exit in result["exits"]:
         shown.add_row(
             exit["name"], f"{exit['accuracy_before']:.1%}", f"{exit['accuracy_after']:.1%}",
@@ -203,11 +261,12 @@ def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
     shown.add_row("together", f"{before['accuracy']:.1%}", f"{after['accuracy']:.1%}")
     shown.add_row("mean cost", f"{before['cost']:.1%}", f"{after['cost']:.1%}")
     console().print(shown)
-    say(
-        f"{samples['train']} images trained, {samples['calibrate']} calibrated, figures are of {samples['held_out']} held out;"
-        f" taught by: {result['teacher']}; {result['seconds']:.1f} s"
-    )
+    say(f"{samples['train']} images trained the heads, {samples['calibrate']} set temperatures and thresholds;")
+    say(f"these figures are of {samples['held_out']} others; {result['seconds']:.1f} s")
+    say(f"teacher: {result['teacher']}")
     if not result["labelled"]:
-        say("without labels, agreement is with the teacher, not with the truth")
+        say("no labels: agreement is with the teacher, not with the truth")
     colour = "green" if result["live"] else "yellow"
-    say(f"[{colour}]{escape(result['verdict'])}[/]" + (f" ({escape(str(artifact))}/heads.pack; --rollback undoes it)" if result["live"] else ""))
+    say(f"[{colour}]{escape(result['verdict'])}[/]")
+    if result["live"]:
+        say(f"written: {escape(str(artifact))}/heads.pack; --rollback undoes it")

@@ -64,7 +64,7 @@ def progress() -> Iterator[Tell]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors(), transient=True) as bars:
+    with Progress(*columns, console=errors(), transient=True, disable=not errors().is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
@@ -78,8 +78,7 @@ def progress() -> Iterator[Tell]:
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
     """A spinner on stderr that says what is being done."""
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors(), transient=True
-    ) as bars:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=errors(), transient=True, disable=not errors().is_terminal) as bars:
         task = bars.add_task("starting")
         yield lambda what: bars.update(task, description=what)

@@ -36,11 +36,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Program:
-    """A small trained program; not to be changed."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """A small trained program, from its file; not to be changed."""
+    from perse_compile.program import Program
     from tests.artifacts import tiny_program
 
-    return tiny_program()
+    path = tmp_path_factory.mktemp("program") / "tiny.perse"
+    tiny_program().save(path)
+    return Program.load(path)
 
 
 @pytest.fixture(scope="session")

@@ -48,23 +48,24 @@ def build(program: Program, target: Target, folder: Path, *, force: bool = False
     Raises LoweringError, BuildError (also when verification fails) or TargetError.
     """
     _check_destination(folder, force)
+    library_is_for(target)  # a wrong ANDROID_NDK_HOME is told before the work
     say("lowering")
     network = lower(program, target)
     say("computing probe answers in PyTorch")
     probes = _probes(program)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.building-", dir=folder.parent) as scratch:
-        work, fresh = Path(scratch) / "work", Path(scratch) / "artifact"
-        work.mkdir()
-        fresh.mkdir()
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.building-", dir=folder.parent) as scratch:
+            work, fresh = Path(scratch) / "work", Path(scratch) / "artifact"
+            work.mkdir()
+            fresh.mkdir()
             _write_files(network, probes, work, fresh, say)
             verified = _verify(fresh, target, say)
             (fresh / "report.html").write_text(artifact_page(open_artifact(fresh), *verified), encoding="utf-8")
             _swap(fresh, folder, Path(scratch))
-        except OSError as error:
-            raise BuildError(
-                f"cannot write the artifact {folder}: {error.strerror}; the old one, if any, is as it was"
-            ) from error
+    except OSError as error:
+        raise BuildError(
+            f"cannot write the artifact {folder}: {error.strerror}; the old one, if any, is as it was"
+        ) from error
     return Built(open_artifact(folder), *verified)
 
 
@@ -73,10 +74,12 @@ def _check_destination(folder: Path, force: bool) -> None:
         raise BuildError(
             f"no folder {folder.parent} to write {folder.name} to; make it, or choose another place with -o"
         )
-    if not folder.exists() or force:
+    if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / manifest.MANIFEST).exists()):
         raise BuildError(f"{folder} is there and is not an artifact; choose another place with -o")
+    if force:
+        return
     try:
         generation = manifest.read_pack(folder / manifest.PACK).generation
     except ArtifactError:

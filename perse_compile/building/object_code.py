@@ -18,7 +18,7 @@ from tvm.ir import PointerType, PrimType
 from perse_compile.errors import LoweringError
 from perse_compile.targets import Target
 
-WORKSPACE = (1 << 20) // 16  # bytes a kernel may take, so that 16 threads fit
+WORKSPACE = (4 << 20) // 64  # bytes a kernel may take: PERSE_WORKSPACE for PERSE_MAX_THREADS
 
 
 def tvm_target(target: Target) -> tvm.target.Target:

@@ -111,7 +111,7 @@ _Static_assert(sizeof(perse_pack_exit) == 32, "format");
  * through TVMFFIErrorSetRaisedFromCStrParts, which the runtime defines too, is what perse_detail() then says.
  * Workspace of all kernels that run at once: PERSE_WORKSPACE bytes. Images, features, targets and heads reach
  * the functions above 64-byte aligned. */
-#define PERSE_WORKSPACE (1u << 20)
+#define PERSE_WORKSPACE (4u << 20)
 extern void *__TVMBackendParallelLaunch, *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace;
 void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count);
 #endif

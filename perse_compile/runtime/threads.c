@@ -16,12 +16,8 @@ typedef struct {
 } parallel_env;
 typedef int (*parallel_task)(int task_id, parallel_env *env, void *closure);
 
-/* A workspace block: this header, then the bytes. Blocks are a stack; one freed early waits for those above it. */
-typedef struct {
-    size_t below; /* offset of the block below, or NONE */
-    bool freed;
-} block;
-#define NONE SIZE_MAX
+/* The workspace is pages; a kernel in one thread may free before or after one in another, so they are not a stack. */
+enum { PAGE = 4096, PAGES = PERSE_WORKSPACE / PAGE, MIDDLE = UINT16_MAX };
 
 struct perse_pool {
     int threads, started, spin;
@@ -36,7 +32,7 @@ struct perse_pool {
     atomic_bool stop;
     pthread_mutex_t workspace_lock;
     uint8_t *workspace; /* [PERSE_WORKSPACE] */
-    size_t top, end;    /* offset of the top block, or NONE; first free byte */
+    uint16_t taken[PAGES]; /* 0 = free; pages of the piece that begins here; or MIDDLE */
 };
 
 static _Thread_local perse_pool *current; /* whose kernels this thread runs */
@@ -120,18 +116,21 @@ static int launch(parallel_task task, void *closure, int num_task) {
     return atomic_load(&pool->failed) ? -1 : 0;
 }
 
+/* First fit. */
 static void *workspace_alloc(int device_type, int device_id, uint64_t size, int code, int bits) {
     (void)device_type, (void)device_id, (void)code, (void)bits;
     perse_pool *pool = current;
     uint8_t *piece = NULL;
     if (pool == NULL) return NULL;
+    uint64_t pages = size == 0 ? 1 : size / PAGE + (size % PAGE != 0);
     pthread_mutex_lock(&pool->workspace_lock);
-    size_t left = PERSE_WORKSPACE - pool->end;
-    if (left >= 128 && size <= left - 128) {
-        *(block *)(void *)(pool->workspace + pool->end) = (block){pool->top, false};
-        pool->top = pool->end;
-        piece = pool->workspace + pool->end + 64;
-        pool->end += 64 + ((size_t)size + 63) / 64 * 64;
+    for (unsigned first = 0, free_pages = 0, i = 0; piece == NULL && i < PAGES; i++) {
+        free_pages = pool->taken[i] == 0 ? free_pages + 1 : 0;
+        if (free_pages == 1) first = i;
+        if (free_pages < pages) continue;
+        for (unsigned k = first; k <= i; k++) pool->taken[k] = MIDDLE;
+        pool->taken[first] = (uint16_t)pages;
+        piece = pool->workspace + (size_t)first * PAGE;
     }
     pthread_mutex_unlock(&pool->workspace_lock);
     if (piece == NULL) perse_fail(PERSE_KERNEL_FAILED, "kernel workspace exhausted");
@@ -143,13 +142,9 @@ static int workspace_free(int device_type, int device_id, void *piece) {
     perse_pool *pool = current;
     if (pool == NULL || piece == NULL) return -1;
     pthread_mutex_lock(&pool->workspace_lock);
-    ((block *)(void *)((uint8_t *)piece - 64))->freed = true;
-    while (pool->top != NONE) {
-        block *top = (block *)(void *)(pool->workspace + pool->top);
-        if (!top->freed) break;
-        pool->end = pool->top;
-        pool->top = top->below;
-    }
+    size_t first = (size_t)((uint8_t *)piece - pool->workspace) / PAGE;
+    size_t pages = pool->taken[first];
+    memset(pool->taken + first, 0, pages * sizeof *pool->taken);
     pthread_mutex_unlock(&pool->workspace_lock);
     return 0;
 }
@@ -171,7 +166,7 @@ perse_pool *perse_pool_carve(perse_carver *c, int threads) {
     pthread_t *worker = perse_carve(c, (uint64_t)threads, sizeof *worker);
     uint8_t *workspace = perse_carve(c, PERSE_WORKSPACE, 1);
     if (workspace == NULL) return NULL;
-    *pool = (perse_pool){.threads = threads, .worker = worker, .workspace = workspace, .top = NONE};
+    *pool = (perse_pool){.threads = threads, .worker = worker, .workspace = workspace};
     pool->spin = threads <= perse_cores() ? 4000 : 0;
     return pool;
 }
@@ -207,8 +202,7 @@ void perse_pool_stop(perse_pool *pool) {
 
 void perse_pool_enter(perse_pool *pool) {
     current = pool;
-    pool->top = NONE; /* what a failed kernel left behind */
-    pool->end = 0;
+    memset(pool->taken, 0, sizeof pool->taken); /* what a failed kernel left behind */
     perse_fail(PERSE_OK, "");
 }
 
