@@ -7,6 +7,7 @@ import pytest
 from perse_compile import devices
 from perse_compile.devices import Device
 from perse_compile.errors import DeviceError
+from tests import artifacts
 
 HERE, ELSEWHERE = ("x86_64", "qemu-x86_64-static"), ("aarch64", "qemu-aarch64-static")
 
@@ -56,3 +57,16 @@ def test_another_system(monkeypatch: pytest.MonkeyPatch, no_emulator: None) -> N
 def test_unknown() -> None:
     with pytest.raises(DeviceError, match="unknown device 'phone'; known: local, emulator"):
         devices.find("phone", *HERE)
+
+
+@pytest.mark.parametrize("variable", ["PERSE_REQUIRE_EMULATOR", "CI"])
+def test_tests_fail_where_the_emulator_must_be(
+    no_emulator: None, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("PERSE_REQUIRE_EMULATOR", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="qemu-aarch64-static is missing"):
+        artifacts.emulator("arm64-linux")
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(pytest.fail.Exception, match="qemu-aarch64-static is missing; apt-get install"):
+        artifacts.emulator("arm64-linux")
