@@ -8,9 +8,10 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from perse_compile import manifest
 from perse_compile.devices import Device
@@ -51,18 +52,12 @@ class Artifact:
         command = [*device.prefix, str(self.folder.resolve() / "perse"), *arguments, "--json"]
         if progress is not None:
             command.append("--progress")
-        with tempfile.TemporaryFile("w+") as answer:  # a file: a full pipe would stop the executable
+        with ExitStack() as stack:
             try:
-                process = subprocess.Popen(command, stdout=answer, stderr=subprocess.PIPE, text=True)
+                answer = stack.enter_context(tempfile.TemporaryFile("w+"))  # a file: a full pipe would stop the process
             except OSError as error:
-                raise DeviceError(f"cannot start {command[0]}: {error.strerror}; is the artifact complete?") from error
-            with process:
-                try:
-                    complaints = _follow(process, progress)
-                    status = process.wait()
-                except KeyboardInterrupt:
-                    process.terminate()
-                    raise
+                raise DeviceError(f"cannot make a temporary file: {error}; free some space or set TMPDIR") from error
+            status, complaints = self._run(command, answer, progress)
             answer.seek(0)
             output = answer.read()
         if status < 0:
@@ -74,6 +69,19 @@ class Artifact:
         except ValueError as error:
             raise DeviceError(f"{self.folder / 'perse'} did not print JSON; build the artifact again") from error
         return {**result, "exit_status": status}
+
+    def _run(self, command: list[str], answer: IO[str], progress: Progress | None) -> tuple[int, list[str]]:
+        try:
+            process = subprocess.Popen(command, stdout=answer, stderr=subprocess.PIPE, text=True)
+        except OSError as error:
+            raise DeviceError(f"cannot start {command[0]}: {error.strerror}; is the artifact complete?") from error
+        with process:
+            try:
+                complaints = _follow(process, progress)
+                return process.wait(), complaints
+            except KeyboardInterrupt:
+                process.terminate()
+                raise
 
 
 def _follow(process: subprocess.Popen[str], progress: Progress | None) -> list[str]:

@@ -21,8 +21,9 @@ from perse_compile.program import Program
 VERSION = 1
 PAGE = 4096
 CACHE_LINE = 64
+CHECKED_FROM = 16  # where the bytes that a file's checksum covers begin: after the checksum itself
 BACKBONE_HEADER = struct.Struct("<8sIIQQQQQII")
-PACK_HEADER = struct.Struct("<8sIIQIIIII20x")
+PACK_HEADER = struct.Struct("<8sIIQIIII24x")
 PACK_EXIT = struct.Struct("<IIff16x")
 BACKBONE, PACK, PREVIOUS, MANIFEST = "backbone.bin", "heads.pack", "heads.pack.previous", "manifest.json"
 assert BACKBONE_HEADER.size == PACK_HEADER.size == 64 and PACK_EXIT.size == 32
@@ -52,6 +53,11 @@ class Pack:
     generation: int
 
 
+def checksum(file: bytes | bytearray) -> int:
+    """The CRC-32 that a backbone or a pack carries: over all that follows the field itself."""
+    return zlib.crc32(file[CHECKED_FROM:])
+
+
 # ---------------------------------------------------------------- packs
 
 
@@ -74,9 +80,9 @@ def encode_pack(pack: Pack) -> bytes:
         body += PACK_EXIT.pack(len(exit.shift), int(exit.enabled), exit.temperature, exit.threshold)
         body += b"".join(leaf.astype("<f4").tobytes() for leaf in (exit.shift, exit.scale, exit.weight, exit.bias))
     length, classes = PACK_HEADER.size + len(body), len(pack.exits[0].bias)
-    fields = (b"PERSEPAK", VERSION, zlib.crc32(body), length, len(pack.exits), classes, pack.heads_id, pack.generation)
-    header = PACK_HEADER.pack(*fields, 0)
-    return PACK_HEADER.pack(*fields, zlib.crc32(header[:40])) + body
+    fields = (length, len(pack.exits), classes, pack.heads_id, pack.generation)
+    crc = checksum(PACK_HEADER.pack(b"PERSEPAK", VERSION, 0, *fields) + body)
+    return PACK_HEADER.pack(b"PERSEPAK", VERSION, crc, *fields) + body
 
 
 def read_pack(path: Path) -> Pack:
@@ -87,13 +93,12 @@ def read_pack(path: Path) -> Pack:
     )
     if len(data) < PACK_HEADER.size or data[:8] != b"PERSEPAK":
         raise damaged
-    _, version, crc, length, exits, classes, backbone, generation, header_crc = PACK_HEADER.unpack_from(data)
+    _, version, crc, length, exits, classes, heads_id, generation = PACK_HEADER.unpack_from(data)
     if version != VERSION:
         raise ArtifactError(
             f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again"
         )
-    header_sound = header_crc in (0, zlib.crc32(data[:40])) and not any(data[44:64])
-    if length != len(data) or crc != zlib.crc32(data[64:]) or not header_sound:
+    if length != len(data) or crc != checksum(data):
         raise damaged
     found, offset = [], PACK_HEADER.size
     for _ in range(exits):
@@ -112,7 +117,7 @@ def read_pack(path: Path) -> Pack:
         found.append(
             PackedExit(bool(enabled), temperature, threshold, shift, scale, weight.reshape(features, classes), bias)
         )
-    return Pack(found, backbone, generation)
+    return Pack(found, heads_id, generation)
 
 
 # ---------------------------------------------------------------- backbone
@@ -147,37 +152,10 @@ def encode_backbone(weights: bytes, pack: bytes, probes: Probes) -> bytes:
     body[PAGE : PAGE + len(weights)] = weights
     body[pack_offset : pack_offset + len(pack)] = pack
     body += images + probes.logits.astype("<f4").tobytes()
-    crc = zlib.crc32(body[64:])
-    BACKBONE_HEADER.pack_into(
-        body,
-        0,
-        b"PERSEBIN",
-        VERSION,
-        crc,
-        len(body),
-        PAGE,
-        len(weights),
-        pack_offset,
-        len(pack),
-        probe_offset // PAGE,
-        len(probes.images),
-    )
+    sections = (PAGE, len(weights), pack_offset, len(pack), probe_offset // PAGE, len(probes.images))
+    BACKBONE_HEADER.pack_into(body, 0, b"PERSEBIN", VERSION, 0, len(body), *sections)
+    BACKBONE_HEADER.pack_into(body, 0, b"PERSEBIN", VERSION, checksum(body), len(body), *sections)
     return bytes(body)
-
-
-def check_backbone(path: Path) -> int:
-    """Its checksum, after checking it. Raises ArtifactError."""
-    data = _read(path)
-    if len(data) < 64 or data[:8] != b"PERSEBIN":
-        raise ArtifactError(f"{path} is not a perse backbone; build the artifact again")
-    _, version, crc, length = struct.unpack_from("<8sIIQ", data)
-    if version != VERSION:
-        raise ArtifactError(
-            f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again"
-        )
-    if length != len(data) or crc != zlib.crc32(data[64:]):
-        raise ArtifactError(f"{path} is damaged or cut short; copy it again, or build the artifact again")
-    return int(crc)
 
 
 # ---------------------------------------------------------------- manifest
@@ -185,9 +163,8 @@ def check_backbone(path: Path) -> int:
 
 def encode_manifest(fields: dict[str, Any]) -> bytes:
     """Readable JSON that carries the checksum of everything else in it."""
-    return (
-        json.dumps({**fields, "format": VERSION, "crc32": _digest({**fields, "format": VERSION})}, indent=2) + "\n"
-    ).encode()
+    told = {**fields, "format": VERSION}
+    return (json.dumps({**told, "crc32": _digest(told)}, indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perse_compile import devices, driver, manifest, targets
+from perse_compile import devices, driver, manifest, targets, trace
 from perse_compile.artifact import open_artifact
 from perse_compile.building import build as building
 from perse_compile.building.build import Built, build
 from perse_compile.building.link import WARNINGS
-from perse_compile.errors import BuildError, ProgramError, TargetError
-from perse_compile.program import Program
-from tests.artifacts import EVERYWHERE, NATIVE, checksums, device_for, elf, emulator
+from perse_compile.errors import BuildError, LoweringError, ProgramError, TargetError
+from perse_compile.program import InputSpec, Program
+from tests.artifacts import EVERYWHERE, NATIVE, Tiny, checksums, device_for, elf, emulator
 from tests.helpers import flip
 
 APP = Path(__file__).parent / "c" / "app.c"
@@ -295,6 +295,15 @@ def test_the_only_program_of_the_folder(
         driver.build(Path("a.perse"), "toaster")
     with pytest.raises(ProgramError, match=r"cannot read c.perse: No such file"):
         driver.build(Path("c.perse"), NATIVE)
+
+
+def test_a_program_without_exits(tmp_path: Path) -> None:
+    program = Program(
+        "plain", trace.trace(Tiny().eval(), "plain"), InputSpec(64, 64, 3, (0, 0, 0), (1, 1, 1)), ["a", "b"]
+    )
+    with pytest.raises(LoweringError, match=r"plain has not been through propagate-shapes, .*insert-exits` does all"):
+        build(program, targets.load(NATIVE), tmp_path / "plain")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.999])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -234,6 +236,19 @@ def test_an_executable_that_fails(artifact: Path, tmp_path: Path) -> None:
     (artifact / "perse").chmod(0o644)
     with pytest.raises(DeviceError, match=r"cannot start .*perse: Permission denied; is the artifact complete"):
         opened.call(HERE, ["info"])
+
+
+def test_no_room_for_temporary_files(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+
+    opened, mine, says = session(artifact), images(30, 91), r"No space left on device.*; free some space or set TMPDIR"
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(DeviceError, match=says):
+        opened.simple("info")
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    with pytest.raises(DataError, match=says):
+        opened.evaluate(mine)
 
 
 # --- kill -9 and full disks ---------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def _write_files(network: Network, probes: manifest.Probes, work: Path, fresh: P
     (fresh / manifest.PACK).write_bytes(pack)
     say(f"compiling {len(network.kernels)} kernels")
     compile_kernels(network.kernels, target, work / "kernels.o")
-    (work / "plan.c").write_text(emit(network, Backbone(len(backbone), zlib.crc32(backbone[64:]), identity)))
+    (work / "plan.c").write_text(emit(network, Backbone(len(backbone), manifest.checksum(backbone), identity)))
     say("compiling the runtime and linking")
     link(work, target)
     for name in ("perse", "libperse.a"):

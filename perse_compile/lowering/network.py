@@ -9,6 +9,7 @@ import numpy as np
 from torch import fx
 from tvm import te, tirx
 
+from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.heads import TrainingStep, head_inputs, lower_head, lower_training
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
@@ -21,6 +22,7 @@ from perse_compile.shapes import annotate_shapes
 from perse_compile.targets import Target
 
 TRAIN_BATCH = 32
+COMPILED_AFTER = ("propagate-shapes", "insert-exits", "split-stages", "build-training-graph")  # passes
 CACHE_LINE = 64
 
 
@@ -55,6 +57,11 @@ class Network:
 
 def lower(program: Program, target: Target) -> Network:
     """Kernels scheduled for the target, every line planned. Raises LoweringError."""
+    missing = [name for name in COMPILED_AFTER if name not in program.passes]
+    if missing:
+        raise LoweringError(
+            f"{program.name} has not been through {', '.join(missing)}; `perse-compile insert-exits` does all of that"
+        )
     annotate_shapes(program)
     builder = ModuleBuilder(target)
     _add_input(builder, program)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,14 @@ class Session:
 @contextmanager
 def _files(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Iterator[tuple[str, str]]:
     """The arrays as .npy files for as long as the executable needs them."""
-    with tempfile.TemporaryDirectory(prefix="perse-") as folder:
-        images = Path(folder) / "images.npy"
+    with ExitStack() as stack:
         try:
-            np.save(images, pixels)
-            if labels is None:
-                yield str(images), ""
-                return
-            np.save(Path(folder) / "labels.npy", labels.astype(np.int64))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perse-")))
+            np.save(folder / "images.npy", pixels)
+            if labels is not None:
+                np.save(folder / "labels.npy", labels.astype(np.int64))
         except OSError as error:
-            raise DataError(f"cannot write {folder}: {error.strerror}; free some space or set TMPDIR") from error
-        yield str(images), str(Path(folder) / "labels.npy")
+            raise DataError(
+                f"cannot write the images for the artifact: {error}; free some space or set TMPDIR"
+            ) from error
+        yield str(folder / "images.npy"), "" if labels is None else str(folder / "labels.npy")

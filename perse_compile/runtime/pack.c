@@ -90,12 +90,14 @@ static bool all_zero(const uint8_t *bytes, size_t size) {
     return true;
 }
 
+static uint32_t checksum_of_header(const perse_pack_header *h) {
+    return perse_crc32(0, (const uint8_t *)h + PERSE_CHECKED_FROM, sizeof *h - PERSE_CHECKED_FROM);
+}
+
 static perse_status take_header(source *s, const perse_plan *plan, perse_pack_header *h) {
     PERSE_TRY(take(s, h, sizeof *h));
     if (memcmp(h->magic, "PERSEPAK", 8) != 0) return perse_fail(PERSE_BAD_MAGIC, s->name);
     if (h->version != PERSE_FORMAT_VERSION) return perse_fail(PERSE_BAD_VERSION, s->name);
-    if (h->header_crc32 != 0 && h->header_crc32 != perse_crc32(0, h, offsetof(perse_pack_header, header_crc32)))
-        return perse_fail(PERSE_BAD_CHECKSUM, s->name);
     if (h->length != s->size) return perse_fail(PERSE_TRUNCATED, s->name);
     if (h->exits != plan->exits || h->classes != plan->classes || h->heads_id != plan->heads_id)
         return perse_fail(PERSE_WRONG_PACK, s->name);
@@ -107,7 +109,7 @@ static perse_status take_pack(source *s, const perse_plan *plan, perse_pack *int
     perse_pack_header h;
     PERSE_TRY(take_header(s, plan, &h));
     bool sound = true;
-    s->crc = 0;
+    s->crc = checksum_of_header(&h);
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint32_t f = plan->exit[e].features, k = plan->classes;
         perse_pack_exit x;
@@ -183,12 +185,12 @@ static perse_status put_exits(sink *s, const perse_plan *plan, const perse_pack 
 }
 
 static perse_status put_pack(sink *s, const perse_plan *plan, const perse_pack *pack) {
-    sink body = {-1, 0, s->name};
+    perse_pack_header h = {"", PERSE_FORMAT_VERSION, 0, perse_pack_bytes(plan), plan->exits, plan->classes,
+                           plan->heads_id, pack->generation, {0}};
+    sink body = {-1, checksum_of_header(&h), s->name};
     PERSE_TRY(put_exits(&body, plan, pack));
-    perse_pack_header h = {"", PERSE_FORMAT_VERSION, body.crc, perse_pack_bytes(plan), plan->exits, plan->classes,
-                           plan->heads_id, pack->generation, 0, {0}};
     memcpy(h.magic, "PERSEPAK", 8);
-    h.header_crc32 = perse_crc32(0, &h, offsetof(perse_pack_header, header_crc32));
+    h.crc32 = body.crc;
     PERSE_TRY(put(s, &h, sizeof h));
     return put_exits(s, plan, pack);
 }

@@ -54,7 +54,7 @@ typedef struct {
     const char *const *class_names; /* [classes] */
     uint32_t height, width, channels, classes, exits;
     uint32_t train_batch;    /* B */
-    uint32_t backbone_crc32; /* of all of backbone.bin after its header: which weights this code was built for */
+    uint32_t backbone_crc32; /* perse_backbone_header.crc32: which weights this code was built for */
     uint64_t backbone_size;  /* of the file */
     uint32_t heads_id;       /* over the backbone's tensors and the taps: heads fit every build with the same id, on any target.
                               * (Not backbone_crc32: the factory pack lies inside backbone.bin and cannot know that.) */
@@ -68,12 +68,11 @@ extern const perse_plan perse_the_plan;
 
 /* backbone.bin: this header, then weights, pack, probes, in this order. Little-endian. crc32 is zlib's. The
  * weights start at 4096, each later section at the first multiple of 4096 at or after the end of the one before,
- * and the file ends with the last probe's logits. The runtime insists on this, so that a flipped bit in the header
- * is found too. Never written on the device. */
+ * and the file ends with the last probe's logits. Never written on the device. */
 typedef struct {
     char magic[8]; /* "PERSEBIN" */
     uint32_t version;
-    uint32_t crc32;  /* of bytes [64, length) */
+    uint32_t crc32;  /* of bytes [16, length) */
     uint64_t length; /* of the file */
     uint64_t weights_offset, weights_size;
     uint64_t pack_offset, pack_size;   /* the factory pack, in the format of heads.pack */
@@ -86,13 +85,12 @@ typedef struct {
 typedef struct {
     char magic[8]; /* "PERSEPAK" */
     uint32_t version;
-    uint32_t crc32;  /* of bytes [64, length) */
+    uint32_t crc32;  /* of bytes [16, length) */
     uint64_t length; /* of the file */
     uint32_t exits, classes;
     uint32_t heads_id;       /* perse_plan.heads_id of the artifact these heads belong to */
     uint32_t generation;     /* 0 = factory; +1 with every personalisation that went live */
-    uint32_t header_crc32;   /* of the 40 bytes before this field; 0 = not given */
-    uint8_t reserved[20];    /* 0 */
+    uint8_t reserved[24];    /* 0 */
 } perse_pack_header;
 
 typedef struct {
@@ -106,6 +104,8 @@ typedef struct {
 _Static_assert(sizeof(perse_backbone_header) == 64, "format");
 _Static_assert(sizeof(perse_pack_header) == 64, "format");
 _Static_assert(sizeof(perse_pack_exit) == 32, "format");
+_Static_assert(offsetof(perse_backbone_header, length) == 16 && offsetof(perse_pack_header, length) == 16, "the checksum's range");
+#define PERSE_CHECKED_FROM 16u
 
 /* Set by the runtime (threads.c) before any kernel runs; referenced by TVM's object code. What a kernel reports
  * through TVMFFIErrorSetRaisedFromCStrParts, which the runtime defines too, is what perse_detail() then says.

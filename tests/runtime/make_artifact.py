@@ -46,9 +46,8 @@ def pack(heads: list[dict[str, np.ndarray]], generation: int = 0) -> bytes:
     for i, head in enumerate(heads):
         body += struct.pack("<IIff16x", len(head["shift"]), 1, 1.0, 0.9 if i < len(heads) - 1 else 1.0)
         body += b"".join(head[name].astype("<f4").tobytes() for name in ("shift", "scale", "weight", "bias"))
-    fields = (b"PERSEPAK", 1, zlib.crc32(body), 64 + len(body), len(heads), CLASSES, HEADS_ID, generation)
-    start = struct.pack("<8sIIQIIII", *fields)
-    return start + struct.pack("<I20x", zlib.crc32(start)) + body
+    checked = struct.pack("<QIIII24x", 64 + len(body), len(heads), CLASSES, HEADS_ID, generation) + body
+    return struct.pack("<8sII", b"PERSEPAK", 1, zlib.crc32(checked)) + checked
 
 
 def backbone(
@@ -61,9 +60,8 @@ def backbone(
     probe_offset = pack_offset + len(pages(factory))
     body = bytes(4096 - 64) + pages(weight_bytes) + pages(factory) + probe_bytes
     sections = (4096, len(weight_bytes), pack_offset, len(factory), probe_offset // 4096, len(probes))
-    header = struct.pack("<8sIIQQQQQII", b"PERSEBIN", 1, zlib.crc32(body), 64 + len(body), *sections)
-    assert len(header) == 64
-    return header + body
+    checked = struct.pack("<QQQQQII", 64 + len(body), *sections) + body
+    return struct.pack("<8sII", b"PERSEBIN", 1, zlib.crc32(checked)) + checked
 
 
 def make(folder: Path) -> None:
@@ -86,7 +84,7 @@ def make(folder: Path) -> None:
     file = backbone(weights, heads, probes, logits)
     (folder / "backbone.bin").write_bytes(file)
     (folder / "heads.pack").write_bytes(pack(heads))
-    values = {"MOCK_CRC32": zlib.crc32(file[64:]), "MOCK_SIZE": len(file), "MOCK_ID": HEADS_ID}
+    values = {"MOCK_CRC32": zlib.crc32(file[16:]), "MOCK_SIZE": len(file), "MOCK_ID": HEADS_ID}
     (folder / "mock_values.h").write_text("".join(f"#define {k} {v}u\n" for k, v in values.items()))
     for name, shift in (("user", True), ("generic", False)):
         x, y = images(300, [0, 1, 2, 3], shift=shift)
