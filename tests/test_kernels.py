@@ -58,6 +58,11 @@ CONVS = {
     "depthwise 7x7": (16, 9, 9, 16, (7, 7), (1, 1), (3, 3), (1, 1), 16),
     "depthwise with multiplier": (8, 9, 9, 16, (3, 3), (1, 1), (1, 1), (1, 1), 8),
     "whole image": (16, 7, 7, 32, (7, 7), (1, 1), (0, 0), (1, 1), 1),
+    "blocks of three vectors": (24, 9, 9, 72, (3, 3), (2, 2), (1, 1), (1, 1), 1),
+    "winograd, whole tiles": (64, 16, 12, 64, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "winograd, broken tiles": (48, 14, 17, 72, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "winograd without padding": (64, 15, 13, 32, (3, 3), (1, 1), (0, 0), (1, 1), 1),
+    "winograd of small tiles": (128, 7, 7, 128, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     "input not used to its edge": (8, 8, 8, 8, (3, 3), (2, 2), (0, 0), (1, 1), 1),
 }
 
@@ -290,6 +295,37 @@ def test_stack_of_everything_keeps_memory_apart(tmp_path: Path) -> None:
         return call(g, ops.concat, (total, *branches, x), 1)
 
     check(build, (8, 9, 9), tmp_path)
+
+
+def test_winograd_where_it_pays() -> None:
+    from perse_compile import targets
+    from perse_compile.lowering.kernels.winograd import MATRICES, tile_size
+    from perse_compile.lowering.schedules.conv import ConvShape
+
+    device = targets.load("x86_64-linux")
+
+    def chosen(size: int, channels: int, filters: int, stride: int = 1, kernel: int = 3) -> int:
+        shape = ConvShape(size, size, filters, filters, channels, (kernel, kernel))
+        return tile_size(shape, (stride, stride), (1, 1), device)
+
+    assert [chosen(56, 64, 64), chosen(7, 512, 512)] == [4, 2]
+    assert {chosen(112, 3, 32), chosen(56, 64, 64, stride=2), chosen(56, 64, 64, kernel=5), chosen(56, 64, 12)} == {0}
+    for m, matrices in MATRICES.items():  # one row of m results of a filter of 3, exactly
+        pixels, filter = np.arange(1.0, m + 3), np.array([2.0, -3.0, 5.0])
+        products = (matrices.filter @ filter) * (matrices.data @ pixels)
+        expected = [pixels[i : i + 3] @ filter for i in range(m)]
+        np.testing.assert_allclose(matrices.result @ products, expected, rtol=1e-12)
+
+
+def test_strides_of_another_view() -> None:
+    from perse_compile.lowering.strided import Strides
+
+    image = Strides((0, 90, 10, 1), 900, 100)  # 5 rows of 7 pixels of 8 channels, with a margin
+    assert image.seen_as((1, 5, 7, 8), (5, 7, 8)) == Strides((90, 10, 1), 900, 100)
+    assert image.seen_as((1, 5, 7, 8), (1, 1, 35, 8)) is None and image.seen_as((1, 5, 7, 8), (5, 7, 4, 2)) is None
+    channels = Strides((0, 140, 20, 1), 700)  # 8 of 20 channels
+    assert channels.seen_as((1, 5, 7, 8), (1, 1, 35, 8)) == Strides((0, 0, 20, 1), 700)
+    assert channels.seen_as((1, 5, 7, 8), (1, 1, 36, 8)) is None
 
 
 @pytest.mark.parametrize("target", ["arm64-linux", "armv7-linux"])

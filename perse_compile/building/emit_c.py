@@ -68,10 +68,12 @@ def _preamble(network: Network) -> str:
 
 #define A(offset) ((void *)(arena + (offset)))
 #define W(offset) ((const void *)(weights + (offset)))
+#ifndef RUN
 #define RUN(call) \\
     do {{ \\
         if ((call) != 0) return 1; \\
     }} while (0)
+#endif
 """
 
 

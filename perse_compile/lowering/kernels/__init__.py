@@ -17,9 +17,9 @@ from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import BINARY, UNARY
 from perse_compile.lowering.fuse import ANCHORS, Group, op_of
 from perse_compile.lowering.kernels import moves, normalisation, pointwise, pooling, products
-from perse_compile.lowering.kernels.padding import PADDED, pad_first, padding
 from perse_compile.lowering.kernels.scope import Array, KernelCall, Scope, Stored, args_of
 from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.strided import with_strides
 from perse_compile.lowering.values import Value, default_order
 from perse_compile.targets import Target
 
@@ -32,12 +32,9 @@ def lower_group(
         values[group.last.name] = view
         return []
     scope = Scope(values, weights, target)
-    calls: list[KernelCall] = []
     for node in group.nodes:
         op = op_of(node)
         try:
-            if op in PADDED and any(padding(node)):
-                calls.append(pad_first(node, scope))
             scope.inner[node] = LOWER[op](scope, node)
         except KeyError as error:
             raise LoweringError(f"node {node.name}: no lowering for {op} ({error})") from error
@@ -46,13 +43,13 @@ def lower_group(
     order = result.order
     sizes = (1, *logical)
     shape = tuple(sizes[i] for i in order)
-    calls.append(call(scope, group, result))
     values[group.last.name] = Stored(group.last.name, shape, order)
-    return calls
+    return [*scope.before, call(scope, group, result)]
 
 
 def call(scope: Scope, group: Group, result: Value) -> KernelCall:
-    func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor])
+    func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor]).with_attrs(scope.attributes)
+    func = with_strides(func, scope.strided)
     schedule = scope.schedule or partial(elementwise.schedule, target=scope.target)
     hint = "_".join(op_of(node) for node in group.nodes[:4])
     return KernelCall(hint, func, schedule, [source for _, source in scope.inputs], group.last.name, result.shape)

@@ -15,11 +15,12 @@ from perse_compile.lowering.kernels.scope import KernelCall, Scope, Stored, args
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.values import CHANNELS_LAST
 
-PADDED = {"conv2d", "max_pool2d", "avg_pool2d"}
 
+def padding(node: fx.Node, beyond: tuple[int, int] = (0, 0)) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) that a kernel without bounds checks needs around its input.
 
-def padding(node: fx.Node) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) that a kernel without bounds checks needs around its input."""
+    `beyond`: rows and columns more that it computes and throws away.
+    """
     op = op_of(node)
     _, height, width = args_of(node)[0].meta["shape"]
     _, out_h, out_w = node.meta["shape"]
@@ -29,23 +30,38 @@ def padding(node: fx.Node) -> tuple[int, int, int, int]:
     else:
         (kh, kw), (sh, sw), (ph, pw) = args_of(node)[1:4]
         dh, dw = args_of(node)[4] if op == "max_pool2d" else (1, 1)
-    below = max(0, (out_h - 1) * sh + (kh - 1) * dh + 1 - height - ph)
-    right = max(0, (out_w - 1) * sw + (kw - 1) * dw + 1 - width - pw)
+    below = max(0, (out_h + beyond[0] - 1) * sh + (kh - 1) * dh + 1 - height - ph)
+    right = max(0, (out_w + beyond[1] - 1) * sw + (kw - 1) * dw + 1 - width - pw)
     return ph, below, pw, right
 
 
-def pad_first(node: fx.Node, scope: Scope) -> KernelCall:
-    source = scope.values[args_of(node)[0].name]
+def padded_input(scope: Scope, node: fx.Node, beyond: tuple[int, int] = (0, 0)) -> te.Tensor:
+    """The node's input with all that `padding` says around it; the copy, where one is needed, runs before."""
+    stored = scope.values[args_of(node)[0].name]
+    if stored.order != CHANNELS_LAST:
+        raise LoweringError(
+            f"node {node.name}: {op_of(node)} after a permutation; add .contiguous() is not enough, keep NCHW"
+        )
+    pads = padding(node, beyond)
+    if any(pads):
+        stored = _copy_padded(scope, stored, pads, f"{node.name}.padded", lowest(node))
+    return scope.place(stored, stored.shape).tensor
+
+
+def lowest(node: fx.Node) -> float:
+    """What padding holds: a value that changes nothing."""
+    return -3.4028234663852886e38 if op_of(node) == "max_pool2d" else 0.0
+
+
+def _copy_padded(scope: Scope, source: Stored, pads: tuple[int, int, int, int], name: str, fill: float) -> Stored:
     data = source.as_value()
-    fill = -3.4028234663852886e38 if op_of(node) == "max_pool2d" else 0.0
-    top, below, left, right = padding(node)
-    tensor = pad_tensor(data.tensor, (top, below, left, right), fill)
-    name = f"{node.name}.padded"
+    tensor = pad_tensor(data.tensor, pads, fill)
     shape = tuple(int(size) for size in tensor.shape)
-    scope.values[name] = Stored(name, shape, source.order)
     func = te.create_prim_func([data.tensor, tensor])
     schedule = partial(elementwise.schedule, target=scope.target)
-    return KernelCall("pad", func, schedule, [(source.name, source.shape)], name, shape)
+    scope.before.append(KernelCall("pad", func, schedule, [(source.name, source.shape)], name, shape))
+    scope.values[name] = Stored(name, shape, source.order)
+    return scope.values[name]
 
 
 def pad_tensor(data: te.Tensor, pads: tuple[int, int, int, int], fill: float) -> te.Tensor:
@@ -57,14 +73,3 @@ def pad_tensor(data: te.Tensor, pads: tuple[int, int, int, int], fill: float) ->
         return tirx.if_then_else(inside, data[n, h - top, w - left, c], constant(fill))
 
     return te.compute((1, height + top + below, width + left + right, channels), at, name="padded")
-
-
-def padded_input(scope: Scope, node: fx.Node) -> te.Tensor:
-    name = f"{node.name}.padded"
-    source: fx.Node = args_of(node)[0]
-    stored = scope.values[name] if any(padding(node)) else scope.values[source.name]
-    if stored.order != CHANNELS_LAST:
-        raise LoweringError(
-            f"node {node.name}: {op_of(node)} after a permutation; add .contiguous() is not enough, keep NCHW"
-        )
-    return scope.place(stored, stored.shape).tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import fx
 from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.kernels import winograd
 from perse_compile.lowering.kernels.padding import padded_input
 from perse_compile.lowering.kernels.scope import Array, Scope, args_of
 from perse_compile.lowering.schedules import conv
@@ -27,14 +29,18 @@ def conv2d(scope: Scope, node: fx.Node) -> Value:
     name = str(weight_node.target)
     if groups == out_c == args_of(node)[0].meta["shape"][0] and group_in == 1:
         return depthwise(scope, node, name, weight, bias)
+    shape = conv.ConvShape(height, width, out_c, out_c // int(groups), group_in, (kh, kw))
+    if m := winograd.tile_size(shape, stride, dilation, scope.target):
+        tensor = winograd.convolve(scope, node, weight, name, shape, m)
+        return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
     flat = (kh, kw) == (1, 1) and stride == (1, 1) and padding == (0, 0)
     if flat:
         scope.rows = (height, width)
         data = scope.read(args_of(node)[0]).tensor
         height, width = 1, height * width
+        shape = replace(shape, height=height, width=width)
     else:
         data = padded_input(scope, node)
-    shape = conv.ConvShape(height, width, out_c, out_c // int(groups), group_in, (kh, kw))
     tensor = convolve(scope, data, weight, name, shape, stride, dilation)
     return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
 
@@ -48,8 +54,9 @@ def convolve(
     stride: tuple[int, int],
     dilation: tuple[int, int],
 ) -> te.Tensor:
+    scope.describe(shape.macs, f"{shape} s{stride[0]}")
     knobs = conv.choose(shape, scope.target)
-    scope.schedule = partial(conv.schedule, knobs=knobs)
+    scope.schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)
     block = knobs.block
     blocks = -(-shape.out_channels // block)
     kh, kw = shape.kernel
@@ -92,6 +99,10 @@ def depthwise(scope: Scope, node: fx.Node, name: str, weight: Array, bias: Array
         (height, width, channels),
         lambda h, w, c: te.sum(data[0, h * sh + y * dh, w * sw + x * dw, c] * weights[y, x, c], axis=[y, x]),
         name="acc",
+    )
+    scope.describe(
+        height * width * weight.size,
+        f"depthwise {weight.shape[2]}x{weight.shape[3]} @{height}x{width} {channels} s{sh}",
     )
     scope.schedule = partial(depthwise_schedule.schedule, target=scope.target)
     return Value(add_bias(scope, acc, bias, name, channels, height, width), CHANNELS_LAST)

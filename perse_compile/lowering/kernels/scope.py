@@ -13,6 +13,7 @@ from torch import fx
 from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.strided import Strides
 from perse_compile.lowering.values import Constant, Value
 from perse_compile.targets import Target
 
@@ -33,6 +34,12 @@ class Stored:
     shape: tuple[int, ...]  # physical
     order: tuple[int, ...]
     dtype: str = "float32"
+    strides: Strides | None = None  # where it is not contiguous
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Shape of the buffer that holds it."""
+        return self.shape if self.strides is None else (self.strides.size,)
 
     def as_value(self, shape: tuple[int, ...] | None = None) -> Value:
         return Value(te.placeholder(shape or self.shape, name=identifier(self.name)), self.order)
@@ -40,7 +47,7 @@ class Stored:
 
 @dataclass
 class KernelCall:
-    """One kernel and what it reads and writes; shapes are those the kernel declares."""
+    """One kernel and what it reads and writes; shapes are the kernel's, or of buffers around them."""
 
     hint: str  # what the kernel is called after
     func: tirx.PrimFunc
@@ -60,7 +67,10 @@ class Scope:
     rows: tuple[int, int] | None = None  # (H, W) when the kernel sees (1,H,W,C) as (1,1,H*W,C)
     inputs: list[tuple[te.Tensor, tuple[str, tuple[int, ...]] | Constant]] = field(default_factory=list)
     inner: dict[fx.Node, Value] = field(default_factory=dict)
+    strided: dict[int, Strides] = field(default_factory=dict)  # by position in `inputs`
+    before: list[KernelCall] = field(default_factory=list)  # kernels that must run first
     schedule: Scheduler | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)  # what reports say of the kernel: "macs", "what"
 
     def read(self, node: fx.Node) -> Value:
         if node in self.inner:
@@ -68,9 +78,18 @@ class Scope:
         stored = self.values[node.name]
         return self.place(stored, self._seen(stored.shape))
 
+    def describe(self, macs: int, what: str) -> None:
+        """For those who measure: multiply-accumulates, and a few words."""
+        self.attributes = {"macs": macs, "what": what}
+
     def place(self, stored: Stored, shape: tuple[int, ...]) -> Value:
         value = stored.as_value(shape)
-        self.inputs.append((value.tensor, (stored.name, shape)))
+        if stored.strides is not None:
+            strides = stored.strides.seen_as(stored.shape, shape)
+            if strides is None:
+                raise LoweringError(f"cannot see {stored.name}, {stored.shape} with gaps, as {shape}")
+            self.strided[len(self.inputs)] = strides
+        self.inputs.append((value.tensor, (stored.name, shape if stored.strides is None else stored.memory)))
         return value
 
     def constant(self, name: str, array: Array) -> te.Tensor:

@@ -26,6 +26,15 @@ def child_blocks(sch: s_tir.Schedule) -> list[Any]:
     return list(sch.get_child_blocks(root))
 
 
+def vectorise(sch: s_tir.Schedule, loop: Any, lanes: int) -> None:
+    """The whole loop as vectors: as one if LLVM can split it evenly, which it does not where the number is odd."""
+    vectors = int(sch.get(loop).extent) // lanes
+    if vectors > 1 and vectors & (vectors - 1):
+        outer, loop = sch.split(loop, [None, lanes])
+        sch.unroll(outer)
+    sch.vectorize(loop)
+
+
 def divisor(size: int, *choices: int) -> int:
     """The first of `choices` that divides `size`, else 1."""
     return next((choice for choice in choices if size % choice == 0), 1)

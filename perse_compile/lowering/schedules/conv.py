@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 
-from perse_compile.lowering.schedules.common import divisor, open_schedule
+from perse_compile.lowering.schedules.common import divisor, open_schedule, vectorise
 from perse_compile.targets import Target
 
 CHAINS = 8  # independent accumulators that hide the latency of FMA: 4 cycles, two a cycle
@@ -26,7 +26,7 @@ class ConvKnobs:
     columns: int
     block: int  # output channels, `ob`
     unroll: int  # input channels
-    channels_first: bool  # outermost loop over output channels: weights stay in cache, data streams
+    channels_first: bool  # outermost loop over output channels, not over rows: weights stay in cache, data streams
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,39 @@ class ConvShape:
     group_in: int
     kernel: tuple[int, int]
 
+    @property
+    def macs(self) -> int:
+        return self.height * self.width * self.out_channels * self.group_in * self.kernel[0] * self.kernel[1]
 
-def choose(shape: ConvShape, target: Target) -> ConvKnobs:
-    """Knobs without tuning: fill the registers, keep vectors whole, waste few columns."""
+    def __str__(self) -> str:
+        groups = self.out_channels // self.group_out
+        kind = f"{self.kernel[0]}x{self.kernel[1]}" + (f" groups {groups}" if groups > 1 else "")
+        return f"{kind} @{self.height}x{self.width} {self.group_in * groups}->{self.out_channels}"
+
+
+def choose(
+    shape: ConvShape, target: Target, rows: tuple[int, ...] = (1, 2, 3, 4), channels_first: bool = True
+) -> ConvKnobs:
+    """Knobs without tuning: fill the registers, keep vectors whole, waste few columns. `rows`: heights allowed."""
     lanes = target.lanes
     load_cost = 1.0 if target.registers > 16 else 0.1  # AVX2 folds loads into FMA and issues two a cycle
     best: tuple[float, ConvKnobs] | None = None
     for block in _blocks(shape, lanes):
         vectors = max(1, block // lanes)
-        for rows in (1, 2, 3, 4):
-            if shape.height % rows:
+        for high in rows:
+            if shape.height % high:
                 continue
             for columns in range(1, min(shape.width, 16) + 1):
-                accumulators = rows * columns * vectors
+                accumulators = high * columns * vectors
                 if accumulators + vectors + 2 > target.registers and accumulators > 1:
                     continue  # one for the broadcast input, one to spare: LLVM spills otherwise
                 waste = -(-shape.width // columns) * columns / shape.width
-                loads = vectors + rows * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
+                loads = vectors + high * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
                 cost = waste * (accumulators + load_cost * loads) / accumulators
                 cost *= max(1.0, CHAINS / accumulators)
                 if block < lanes:
                     cost *= lanes / block
-                knobs = ConvKnobs(rows, columns, block, divisor(shape.group_in, 8, 4, 3, 2), True)
+                knobs = ConvKnobs(high, columns, block, divisor(shape.group_in, 8, 4, 3, 2), channels_first)
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, knobs)
     assert best is not None
@@ -79,7 +90,7 @@ def _blocks(shape: ConvShape, lanes: int) -> list[int]:
     return [lanes, 2 * lanes] if shape.group_out > lanes else [lanes]
 
 
-def schedule(func: tirx.PrimFunc, knobs: ConvKnobs) -> tirx.PrimFunc:
+def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc:
     """Given blocks "acc" (rows, columns, channels; y, x, r) and the last one (1, rows, columns, channels)."""
     sch, (acc, out) = open_schedule(func)
     h, w, c, y, x, r = sch.get_loops(acc)
@@ -87,33 +98,26 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs) -> tirx.PrimFunc:
     wo, wi = sch.split(w, [None, knobs.columns])
     co, ci = sch.split(c, [None, knobs.block])
     ro, ri = sch.split(r, [None, knobs.unroll])
-    if knobs.channels_first:
-        sch.reorder(co, ho, wo, y, x, ro, ri, hi, wi, ci)
-        inner = wo
-        parallel = sch.fuse(co, ho)
-    else:
-        sch.reorder(ho, wo, co, y, x, ro, ri, hi, wi, ci)
-        inner = co
-        parallel = ho
-    sch.parallel(parallel)
-    sch.reverse_compute_at(out, inner, preserve_unit_loops=True)
-    _finish_output(sch, out, knobs)
+    outer = (co, ho) if knobs.channels_first else (ho, co)
+    sch.reorder(*outer, wo, y, x, ro, ri, hi, wi, ci)
+    sch.parallel(sch.fuse(*outer))
+    sch.reverse_compute_at(out, wo, preserve_unit_loops=True)
+    _finish_output(sch, out, knobs, lanes)
     sch.unroll(ri)
     sch.unroll(hi)
     sch.unroll(wi)
-    sch.vectorize(ci)
-    init = sch.decompose_reduction(acc, y)
-    *_, ih, iw, ic = sch.get_loops(init)
-    sch.unroll(ih)
-    sch.unroll(iw)
-    sch.vectorize(ic)
+    vectorise(sch, ci, lanes)  # before the next step: TVM would refuse it afterwards
+    *tile, vector = sch.get_loops(sch.decompose_reduction(acc, y))[2:]
+    for loop in tile:
+        sch.unroll(loop)
+    sch.vectorize(vector)
     return sch.mod["main"]
 
 
-def _finish_output(sch: s_tir.Schedule, out: object, knobs: ConvKnobs) -> None:
+def _finish_output(sch: s_tir.Schedule, out: object, knobs: ConvKnobs, lanes: int) -> None:
     loops = sch.get_loops(out)
     h, w, c = loops[-3:]
     if int(sch.get(c).extent) == knobs.block:
-        sch.vectorize(c)
+        vectorise(sch, c, lanes)
     sch.unroll(w)
     sch.unroll(h)

@@ -1,0 +1,150 @@
+"""Where the time goes: every kernel of a network timed in its place, on this machine, one thread.
+
+    python benchmarks/layers.py [MODEL ...] [--runs N] [--by-kind]
+
+Each line: share of the time, milliseconds (median of the runs), GFLOP/s where it multiplies, the kernel, what it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perse_compile import driver, manifest, targets
+from perse_compile.building.emit_c import Backbone, emit
+from perse_compile.building.link import RUNTIME
+from perse_compile.building.object_code import compile_kernels
+from perse_compile.lowering.network import lower
+
+TARGETS = {"x86_64": "x86_64-linux", "aarch64": "arm64-linux"}
+
+HARNESS = r"""
+#define _GNU_SOURCE
+#include "inside.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+enum { LINES = 20000, RUNS = @RUNS@ };
+static double times[LINES][RUNS];
+static const char *names[LINES];
+static int run;
+double layers_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1e3 + t.tv_nsec * 1e-6;
+}
+void layers_note(int line, const char *name, double ms) { names[line] = name; times[line][run] += ms; }
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+int main(int argc, char **argv) {
+    const perse_plan *plan = &perse_the_plan;
+    size_t size = perse_memory_size(1);
+    perse *p;
+    if (argc < 2 || perse_open(&p, argv[1], 1, malloc(size), size) != PERSE_OK) return puts(perse_detail()), 1;
+    uint32_t pixels = plan->height * plan->width * plan->channels;
+    uint8_t *image = aligned_alloc(64, (pixels + 63) / 64 * 64);
+    for (uint32_t i = 0; i < pixels; i++) image[i] = (uint8_t)(i * 2654435761u >> 24);
+    perse_result r;
+    for (run = 0; run < RUNS; run++)
+        if (perse_run_u8(p, image, (int)plan->exits - 1, &r, NULL) != PERSE_OK) return 1;
+    for (int i = 0; i < LINES; i++)
+        if (names[i] != NULL) {
+            qsort(times[i], RUNS, sizeof(double), ascending);
+            printf("%.9g %s\n", times[i][RUNS / 2], names[i]);
+        }
+    return 0;
+}
+"""
+MACRO = """
+double layers_now(void);
+void layers_note(int line, const char *name, double ms);
+#define RUN(call) \\
+    do { \\
+        double start = layers_now(); \\
+        if ((call) != 0) return 1; \\
+        layers_note(__LINE__, #call, layers_now() - start); \\
+    } while (0)
+"""
+
+
+def measure(name: str, runs: int, folder: Path) -> list[dict[str, Any]]:
+    program = driver.insert_exits(name, weights="none")
+    network = lower(program, targets.load(TARGETS[platform.machine()]))
+    weights = bytearray(network.weights_size)
+    for offset, constant in network.weights:
+        data = constant.array.tobytes()
+        weights[offset : offset + len(data)] = data
+    identity = manifest.heads_id(program)
+    spec = program.input
+    probes = manifest.Probes(
+        np.zeros((1, spec.height, spec.width, spec.channels), np.uint8),
+        np.zeros((1, len(program.exits), len(program.classes)), np.float32),
+    )
+    pack = manifest.encode_pack(manifest.pack_of(program, identity))
+    backbone = manifest.encode_backbone(bytes(weights), pack, probes)
+    (folder / manifest.BACKBONE).write_bytes(backbone)
+    (folder / manifest.PACK).unlink(missing_ok=True)
+    compile_kernels(network.kernels, network.target, folder / "kernels.o")
+    (folder / "plan.c").write_text(emit(network, Backbone(len(backbone), manifest.checksum(backbone), identity)))
+    (folder / "layers.h").write_text(MACRO)
+    (folder / "layers.c").write_text(HARNESS.replace("@RUNS@", str(runs)))
+    sources = [str(path) for path in sorted(RUNTIME.glob("*.c")) if path.name not in ("main.c", "npy.c")]
+    compiler = ["gcc", "-O2", "-std=gnu11", "-no-pie", f"-I{RUNTIME}", "-pthread", "-o", "layers"]
+    subprocess.run([*compiler[:3], f"-I{RUNTIME}", "-include", "layers.h", "-c", "plan.c"], cwd=folder, check=True)
+    subprocess.run([*compiler, "layers.c", *sources, "plan.o", "kernels.o", "-lm"], cwd=folder, check=True)
+    output = subprocess.run(["./layers", "."], cwd=folder, check=True, capture_output=True, text=True).stdout
+    rows = []
+    for line in output.splitlines():
+        ms, _, call = line.partition(" ")
+        kernel = call.partition("(")[0]
+        if kernel not in network.kernels:
+            continue
+        attrs = network.kernels[kernel].attrs or {}
+        macs, what = int(attrs["macs"]) if "macs" in attrs else 0, str(attrs["what"]) if "what" in attrs else ""
+        rows.append({"ms": float(ms), "kernel": kernel.removeprefix("perse_k_"), "macs": macs, "what": what})
+    return rows
+
+
+def show(name: str, rows: list[dict[str, Any]], by_kind: bool) -> None:
+    total, macs = sum(r["ms"] for r in rows), sum(r["macs"] for r in rows)
+    print(f"{name}: {total:.2f} ms, {macs / 1e6:.0f} MMACs, {2e-6 * macs / total:.1f} GFLOP/s")
+    if by_kind:
+        kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in rows:
+            kinds[row["what"].partition(" @")[0] or row["kernel"].rstrip("_0123456789")].append(row)
+        rows = [
+            {"ms": sum(r["ms"] for r in of), "macs": sum(r["macs"] for r in of), "kernel": kind, "what": f"x{len(of)}"}
+            for kind, of in kinds.items()
+        ]
+        rows.sort(key=lambda row: -row["ms"])
+    for row in rows:
+        speed = f"{2e-6 * row['macs'] / row['ms']:6.1f}" if row["macs"] else "      "
+        print(f"{100 * row['ms'] / total:5.1f} %  {row['ms']:8.3f} ms  {speed}  {row['kernel']:44.44}  {row['what']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["resnet50"])
+    parser.add_argument("--runs", type=int, default=21)
+    parser.add_argument("--by-kind", action="store_true", help="sum kernels of one kind")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    for name in options.models:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = measure(name, options.runs, Path(folder))
+        print(json.dumps({name: rows})) if options.json else show(name, rows, options.by_kind)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Tensors that lie inside a larger buffer: rows with a margin around them, a few channels of many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script import from_source
+
+PARAMETER = re.compile(r'(\w+: T\.Buffer\(\([^)]*\), "\w+")\)')
+
+
+@dataclass(frozen=True)
+class Strides:
+    """Where element [i, j, ...] of a tensor lies: at offset + i*steps[0] + j*steps[1] + ... of `size` elements."""
+
+    steps: tuple[int, ...]
+    size: int
+    offset: int = 0
+
+    def seen_as(self, shape: tuple[int, ...], view: tuple[int, ...]) -> Strides | None:
+        """The strides of the same elements under another shape; None where no strides do that.
+
+        Only dimensions of size 1 come and go, and neighbours merge.
+        """
+        runs = [(size, step) for size, step in zip(shape, self.steps, strict=True) if size > 1]
+        steps: list[int] = []
+        for size in reversed(view):
+            if size == 1:
+                steps.append(0)
+                continue
+            if not runs:
+                return None
+            length, step = runs.pop()
+            while length < size and runs and runs[-1][1] == length * step:
+                length *= runs.pop()[0]
+            if length != size:
+                return None
+            steps.append(step)
+        return None if runs else Strides(tuple(reversed(steps)), self.size, self.offset)
+
+
+def with_strides(func: tirx.PrimFunc, strides: Mapping[int, Strides]) -> tirx.PrimFunc:
+    """The same function with some parameters (by position) strided. To be applied before scheduling.
+
+    TVM has strided buffers but no way to give them to a PrimFunc made from tensor expressions, except its script.
+    """
+    if not strides:
+        return func
+    head, separator, rest = func.script().partition("):\n")
+    positions = iter(range(len(func.params)))
+
+    def declare(match: re.Match[str]) -> str:
+        lies = strides.get(next(positions))
+        return match[0] if lies is None else f"{match[1]}, strides={lies.steps}, elem_offset={lies.offset})"
+
+    return from_source(PARAMETER.sub(declare, head) + separator + rest)
