@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from host import compile_c, write_artifact
 
-from perse_compile import driver, manifest, targets
-from perse_compile.building.emit_c import Backbone, emit
-from perse_compile.building.link import RUNTIME
-from perse_compile.building.object_code import compile_kernels
-from perse_compile.lowering.network import lower
-
-TARGETS = {"x86_64": "x86_64-linux", "aarch64": "arm64-linux"}
+from perse_compile import driver
 
 HARNESS = r"""
 #define _GNU_SOURCE
@@ -79,30 +72,10 @@ void layers_note(int line, const char *name, double ms);
 
 
 def measure(name: str, runs: int, folder: Path) -> list[dict[str, Any]]:
-    program = driver.insert_exits(name, weights="none")
-    network = lower(program, targets.load(TARGETS[platform.machine()]))
-    weights = bytearray(network.weights_size)
-    for offset, constant in network.weights:
-        data = constant.array.tobytes()
-        weights[offset : offset + len(data)] = data
-    identity = manifest.heads_id(program)
-    spec = program.input
-    probes = manifest.Probes(
-        np.zeros((1, spec.height, spec.width, spec.channels), np.uint8),
-        np.zeros((1, len(program.exits), len(program.classes)), np.float32),
-    )
-    pack = manifest.encode_pack(manifest.pack_of(program, identity))
-    backbone = manifest.encode_backbone(bytes(weights), pack, probes)
-    (folder / manifest.BACKBONE).write_bytes(backbone)
-    (folder / manifest.PACK).unlink(missing_ok=True)
-    compile_kernels(network.kernels, network.target, folder / "kernels.o")
-    (folder / "plan.c").write_text(emit(network, Backbone(len(backbone), manifest.checksum(backbone), identity)))
+    network = write_artifact(driver.insert_exits(name, weights="none"), folder)
     (folder / "layers.h").write_text(MACRO)
     (folder / "layers.c").write_text(HARNESS.replace("@RUNS@", str(runs)))
-    sources = [str(path) for path in sorted(RUNTIME.glob("*.c")) if path.name not in ("main.c", "npy.c")]
-    compiler = ["gcc", "-O2", "-std=gnu11", "-no-pie", f"-I{RUNTIME}", "-pthread", "-o", "layers"]
-    subprocess.run([*compiler[:3], f"-I{RUNTIME}", "-include", "layers.h", "-c", "plan.c"], cwd=folder, check=True)
-    subprocess.run([*compiler, "layers.c", *sources, "plan.o", "kernels.o", "-lm"], cwd=folder, check=True)
+    compile_c(folder, "layers", "-no-pie", "-include", "layers.h", "layers.c")
     output = subprocess.run(["./layers", "."], cwd=folder, check=True, capture_output=True, text=True).stdout
     rows = []
     for line in output.splitlines():

@@ -12,7 +12,7 @@ from perse_compile.errors import BuildError
 from perse_compile.targets import Target
 
 RUNTIME = Path(__file__).parent.parent / "runtime"
-MAIN = "main.c"
+OF_THE_EXECUTABLE = ("main.o", "npy.o")  # and not of the library
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 FLAGS = ["-O2", "-g0", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections", "-fPIC", "-pthread"]
 
@@ -27,7 +27,7 @@ def link(work: Path, target: Target) -> None:
     for name, result in zip([*sources, "plan.c"], objects, strict=True):
         _run([*compiler, *WARNINGS, *FLAGS, "-c", name, "-o", result], work)
     _run([*compiler, "-O2", "-static", "-s", "-Wl,--gc-sections", *objects, "kernels.o", "-lm", "-o", "perse"], work)
-    members = [name for name in objects if name != f"{MAIN[:-2]}.o"]
+    members = [name for name in objects if name not in OF_THE_EXECUTABLE]
     if ndk := _ndk_clang(target):
         for name in members:
             _run(

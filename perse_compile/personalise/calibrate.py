@@ -77,7 +77,8 @@ def fit_thresholds(
 ) -> list[tuple[float, bool]]:
     """(threshold, enabled) per exit, in cascade order; probabilities per exit [N,K], the final exit last.
 
-    The rule, for every exit but the last (runtime/measure.c, fit_threshold, is the same):
+    The rule, for every exit but the last (runtime/measure.c, fit_threshold, is the same, except that there a sample
+    without a label does not count where others have one):
 
     1. R = the samples that no enabled earlier exit has taken.
     2. The confidence of a sample is the exit's greatest probability. The candidates for the threshold are the

@@ -463,13 +463,16 @@ static int evaluate(const options *o) {
     for (uint32_t e = 0; e < i.exits; e++) {
         perse_exit_info x = exit_info(p, e);
         double exact = known > 0 ? right[e] / known : NAN, share = taken[e] / all.count;
-        say(o, "%-8s %8.1f%% %8.1f%%%s\n", x.name, 100 * exact, 100 * share, x.enabled ? "" : "  (disabled)");
+        if (known > 0) say(o, "%-8s %8.1f%% ", x.name, 100 * exact);
+        else say(o, "%-8s %9s ", x.name, "-");
+        say(o, "%8.1f%%%s\n", 100 * share, x.enabled ? "" : "  (disabled)");
         if (!o->json) continue;
         json_open(NULL, '{');
         json_string("name", x.name), json_number("accuracy", exact), json_number("share", share), json_bool("enabled", x.enabled), json_close('}');
     }
-    say(o, "together %.1f%% accurate at %.1f%% of the cost, %.2f ms per image (%u images)\n", 100 * accuracy, 100 * cost,
-        total_ms / all.count, all.count);
+    if (known > 0) say(o, "together %.1f%% accurate at ", 100 * accuracy);
+    else say(o, "together at ");
+    say(o, "%.1f%% of the cost, %.2f ms per image (%u images)\n", 100 * cost, total_ms / all.count, all.count);
     if (o->json) json_close(']'), json_close('}'), puts("");
     perse_close(p);
     return 0;
@@ -661,7 +664,7 @@ static const command commands[] = {
      "  --seed N            (1)\n", personalise},
     {"calibrate", "IMAGES.npy [--labels LABELS.npy]", "refit temperatures and thresholds only",
      "  --max-drop X   accuracy that early answers may lose against the final exit (0.01)\n", calibrate},
-    {"bench", "[--runs N]", "time every stage, head and exit", "Medians over N runs (30) on a real image.\n", bench},
+    {"bench", "[--runs N]", "time every stage, head and exit", "Medians over N runs (30) on the artifact's own probe image.\n", bench},
     {"rollback", "", "back to the heads before the last change (and, again, forward)", "", rollback},
     {"reset", "", "back to the factory heads", "", reset},
 };

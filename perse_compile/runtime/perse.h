@@ -216,8 +216,8 @@ typedef struct {
     double first_loss, last_loss; /* mean over an epoch */
 } perse_exit_report;
 
-/* All figures are of the held-out slice, which neither trained nor calibrated anything. `after` is the new
- * pack, also when the verdict was to keep the old one. */
+/* All figures are of the held-out slice, which neither trained nor calibrated anything; it chose, exit by exit,
+ * between the old head and the new. `after` is the new pack, also when the verdict was to keep the old one. */
 typedef struct {
     perse_verdict verdict;
     perse_teacher teacher;

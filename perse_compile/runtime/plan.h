@@ -89,7 +89,7 @@ typedef struct {
     uint64_t length; /* of the file */
     uint32_t exits, classes;
     uint32_t heads_id;       /* perse_plan.heads_id of the artifact these heads belong to */
-    uint32_t generation;     /* 0 = factory; +1 with every personalisation that went live */
+    uint32_t generation;     /* 0 = factory; +1 whenever new heads, temperatures or thresholds went live */
     uint8_t reserved[24];    /* 0 */
 } perse_pack_header;
 

@@ -1,0 +1,300 @@
+"""The full network against other engines: same weights, same machine, same threads, one process, taking turns.
+
+    python benchmarks/engines.py [MODEL ...] [--threads 1 2] [--rounds N] [--engines NAME ...] [--out FOLDER]
+
+Every round each engine runs the network a few times; a round gives each engine's median, and a network's ratio is the
+median over the rounds of (fastest peer / ours). Weights are random: speed does not depend on them. Our early exits are
+disabled, then each is forced. Writes FOLDER/engines.json and FOLDER/engines.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import io
+import json
+import logging
+import math
+import os
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from host import compile_c, write_artifact
+
+from perse_compile import driver
+from perse_compile.program import Program
+
+MODELS = [
+    "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "shufflenet_v2_x1_0",
+    "densenet121", "regnet_y_400mf", "convnext_tiny", "vgg11_bn",
+]  # fmt: skip
+RUNS = 4  # timed inferences of one engine's turn, after one that is not
+Call = Callable[[], Any]
+
+
+class Final(torch.nn.Module):
+    """The backbone and its own classifier, without our exits."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.inner = program.module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)[-1]
+
+
+class Result(ctypes.Structure):
+    _fields_ = (
+        ("label", ctypes.c_int),
+        ("exit", ctypes.c_int),
+        ("confidence", ctypes.c_float),
+        ("stages", ctypes.c_int),
+    )
+
+
+class Ours:
+    """An artifact in this process, through its library."""
+
+    def __init__(self, program: Program, folder: Path) -> None:
+        write_artifact(program, folder)
+        compile_c(folder, "libperse.so", "-shared", "-fPIC")
+        self.folder = folder
+        self.library = ctypes.CDLL(str(folder / "libperse.so"))
+        self.library.perse_memory_size.restype = ctypes.c_size_t
+        self.library.perse_detail.restype = ctypes.c_char_p
+        self.exits, self.classes = len(program.exits), len(program.classes)
+
+    def open(self, x: torch.Tensor, threads: int) -> Callable[[int], Call]:
+        size = self.library.perse_memory_size(threads)
+        memory, handle = ctypes.create_string_buffer(size), ctypes.c_void_p()
+        arguments = (str(self.folder).encode(), threads, memory, ctypes.c_size_t(size))
+        status = self.library.perse_open(ctypes.byref(handle), *arguments)
+        if status != 0:
+            raise SystemExit(f"perse_open: status {status}, {self.library.perse_detail().decode()}")
+        pixels = np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
+        logits, result = np.empty(self.classes, np.float32), Result()
+
+        def run(exit: int) -> np.ndarray[Any, Any]:
+            address = ctypes.c_void_p(pixels.ctypes.data), exit, ctypes.byref(result)
+            status = self.library.perse_run_f32(handle, *address, ctypes.c_void_p(logits.ctypes.data))
+            assert status == 0 and result.stages == exit + 1, status
+            return logits
+
+        run.keep = memory  # type: ignore[attr-defined]
+        return lambda exit: lambda: run(exit)
+
+
+def onnxruntime(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(onnx(module, x, folder), options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: x.numpy()}
+    return lambda: session.run(None, feed)[0]
+
+
+def openvino(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    core = openvino.Core()
+    compiled = core.compile_model(openvino.convert_model(onnx(module, x, folder)), "CPU", settings)
+    request, pixels = compiled.create_infer_request(), x.numpy()
+    return lambda: request.infer({0: pixels})[0]
+
+
+def executorch(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.extension.pybindings import portable_lib
+
+    path = folder / "network.pte"
+    if not path.exists():
+        exported = torch.export.export(module, (x,))
+        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+        path.write_bytes(lowered.to_executorch().buffer)
+    portable_lib._unsafe_reset_threadpool(threads)
+    loaded = portable_lib._load_for_executorch(str(path))
+    return lambda: loaded.forward((x,))[0].numpy()
+
+
+def torch_eager(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:
+    return lambda: module(x).numpy()
+
+
+def torch_eager_nhwc(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:
+    import copy
+
+    last, pixels = copy.deepcopy(module).to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    return lambda: last(pixels).numpy()
+
+
+def torch_compile(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:
+    torch._dynamo.reset()
+    torch._inductor.config.freezing = True
+    compiled = torch.compile(module)
+    return lambda: compiled(x).numpy()
+
+
+ENGINES = {
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "executorch": executorch,
+    "torch": torch_eager,
+    "torch nhwc": torch_eager_nhwc,
+    "torch.compile": torch_compile,
+}
+
+
+def onnx(module: torch.nn.Module, x: torch.Tensor, folder: Path) -> str:
+    path = folder / "network.onnx"
+    if not path.exists():
+        torch.onnx.export(module, (x,), str(path), dynamo=False)
+    return str(path)
+
+
+def turn(call: Call) -> float:
+    """Milliseconds: the median of a few runs."""
+    call()
+    times = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def measure(name: str, all_threads: list[int], rounds: int, engines: list[str], folder: Path) -> list[dict[str, Any]]:
+    program = driver.insert_exits(name, weights="none")
+    spec = program.input
+    torch.manual_seed(0)
+    x = torch.randn(1, spec.channels, spec.height, spec.width)
+    module, ours = Final(program).eval(), Ours(program, folder)
+    results = []
+    for threads in all_threads:
+        torch.set_num_threads(threads)
+        at = ours.open(x, threads)
+        final = ours.exits - 1
+        calls: dict[str, Call] = {"ours": at(final)}
+        calls |= {engine: ENGINES[engine](module, x, threads, folder) for engine in engines}
+        expected = module(x).numpy()
+        scale = float(np.abs(expected).max())
+        differences = {
+            n: float(np.abs(np.asarray(c()).ravel() - expected.ravel()).max()) / scale for n, c in calls.items()
+        }
+        times: dict[str, list[float]] = {engine: [] for engine in calls}
+        forced: list[list[float]] = [[] for _ in range(ours.exits)]
+        for _ in range(rounds):
+            for engine, call in calls.items():
+                times[engine].append(turn(call))
+            for exit in range(ours.exits):
+                forced[exit].append(turn(at(exit)))
+        peers = [engine for engine in calls if engine != "ours"]
+        ratios = [min(times[p][r] for p in peers) / times["ours"][r] for r in range(rounds)]
+        results.append(
+            {
+                "model": name,
+                "threads": threads,
+                "ms": {engine: statistics.median(values) for engine, values in times.items()},
+                "fastest_peer": min(peers, key=lambda p: statistics.median(times[p])),
+                "ratio": statistics.median(ratios),
+                "ratio_range": [min(ratios), max(ratios)],
+                "relative_difference_to_torch": differences,
+                "exits": [
+                    {
+                        "exit": e.name,
+                        "share_of_macs": e.macs / program.exits[-1].macs,
+                        "ms": statistics.median(forced[i]),
+                    }
+                    for i, e in enumerate(program.exits)
+                ],
+            }
+        )
+    return results
+
+
+def show(result: dict[str, Any]) -> None:
+    ms = "  ".join(f"{engine} {value:.2f}" for engine, value in result["ms"].items())
+    low, high = result["ratio_range"]
+    print(
+        f"{result['model']}, {result['threads']} threads: {result['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        f" x as fast as {result['fastest_peer']}; ms: {ms}",
+        flush=True,
+    )
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(statistics.fmean(math.log(v) for v in values))
+
+
+def picture(results: list[dict[str, Any]], path: Path) -> None:
+    """Time of every engine as a multiple of ours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    all_threads = sorted({r["threads"] for r in results})
+    figure, axes = pyplot.subplots(len(all_threads), 1, figsize=(12, 4.2 * len(all_threads)), squeeze=False)
+    for axis, threads in zip(axes[:, 0], all_threads, strict=True):
+        rows = [r for r in results if r["threads"] == threads]
+        engines = [engine for engine in rows[0]["ms"] if engine != "ours"]
+        width = 0.8 / len(engines)
+        for k, engine in enumerate(engines):
+            heights = [r["ms"][engine] / r["ms"]["ours"] for r in rows]
+            axis.bar([i + k * width for i in range(len(rows))], heights, width, label=engine)
+        axis.axhline(1, color="black", linewidth=1)
+        axis.set_ylim(0, 4)
+        axis.set_ylabel("time / ours")
+        axis.set_title(f"{threads} thread{'s' if threads > 1 else ''}: above the line we are faster (cut at 4)")
+        axis.set_xticks(
+            [i + 0.4 - width / 2 for i in range(len(rows))], [r["model"] for r in rows], rotation=20, ha="right"
+        )
+        axis.legend(ncols=len(engines), fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    parser.add_argument("--out", type=Path, default=Path())
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    results: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for name in options.models:
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+                found = measure(name, options.threads, options.rounds, options.engines, Path(folder))
+            for result in found:
+                show(result)
+            results += found
+            report = {
+                "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+                "versions": {p: version(p) for p in ("torch", "onnxruntime", "openvino", "executorch", "apache-tvm")},
+                "results": results,
+            }
+            (options.out / "engines.json").write_text(json.dumps(report, indent=2) + "\n")
+    for threads in options.threads:
+        mean = geometric_mean([r["ratio"] for r in results if r["threads"] == threads])
+        print(f"{threads} threads: geometric mean of fastest peer / ours: {mean:.2f}")
+    picture(results, options.out / "engines.png")
+
+
+if __name__ == "__main__":
+    main()
