@@ -110,16 +110,12 @@ def _weights(network: Network, line: Line) -> list[str]:
 
 
 def _input(network: Network) -> str:
-    spec, offset = network.program.input, network.image.offset
-    u8 = _calls(network.input, ["image", *_weights(network, network.input)], {})
-    size = spec.height * spec.width * spec.channels * 4
-    f32 = [f"    memcpy(A({offset}), image, {size});"]
-    return "\n".join(
-        [
-            _function("input_u8(uint8_t *arena, const uint8_t *weights, const uint8_t *image)", u8, ("weights",)),
-            _function("input_f32(uint8_t *arena, const uint8_t *weights, const float *image)", f32, ("weights",)),
-        ]
-    )
+    functions = []
+    for kind, line in (("uint8_t", network.input_u8), ("float", network.input_f32)):
+        calls = _calls(line, ["image", *_weights(network, line)], {})
+        signature = f"{line.name}(uint8_t *arena, const uint8_t *weights, const {kind} *image)"
+        functions.append(_function(signature, calls, ("weights",)))
+    return "\n".join(functions)
 
 
 def _stage(network: Network, exit: LoweredExit) -> str:

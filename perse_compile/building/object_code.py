@@ -16,6 +16,7 @@ from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.strided import MARGINS
 from perse_compile.targets import Target
 
 WORKSPACE = (4 << 20) // 64  # bytes a kernel may take: PERSE_WORKSPACE for PERSE_MAX_THREADS
@@ -93,11 +94,28 @@ def _statements(node: Any) -> Iterator[Any]:
             yield from _statements(child)
 
 
+def _write_margins(result: tirx.Var, zeros: list[int]) -> list[tirx.Stmt]:
+    """Zeros before, between and after the rows of an image; `zeros` as kernels/margins.py says."""
+    size, first, rows, row, used = zeros
+    memory = tirx.decl_buffer((size,), "float32", "margins")
+
+    def run(name: str, start: Any, length: int) -> tirx.Stmt:
+        i = tirx.Var(name, "int32")
+        store = tirx.BufferStore(memory, tirx.const(0.0, "float32"), [start + i])
+        return tirx.For(i, 0, length, tirx.ForKind.SERIAL, store)
+
+    h, end = tirx.Var("h", "int32"), first + (rows - 1) * row + used
+    between = tirx.For(h, 0, rows - 1, tirx.ForKind.SERIAL, run("gap", first + used + h * row, row - used))
+    runs = [run("above", 0, first), between, run("below", end, size - end)]
+    return [tirx.DeclBuffer(memory, data=result), *runs]
+
+
 def _with_pointers(func: tirx.PrimFunc) -> tirx.PrimFunc:
     zero = tirx.IntImm("int32", 0)
     pointers = [tirx.Var(buffer.name, PointerType(PrimType(str(buffer.dtype)), "global")) for buffer in func.params]
     declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(func.params, pointers, strict=True)]
-    body: tirx.Stmt = tirx.SeqStmt([*declared, func.body, tirx.stmt.Return(zero)])
+    around = _write_margins(pointers[-1], [int(n) for n in func.attrs[MARGINS]]) if MARGINS in func.attrs else []
+    body: tirx.Stmt = tirx.SeqStmt([*declared, *around, func.body, tirx.stmt.Return(zero)])
     for key, value in (("device_type", tirx.IntImm("int32", 1)), ("device_id", zero)):
         body = tirx.AttrStmt("default", key, value, body)
     return tirx.PrimFunc(pointers, body, PrimType("int32"), func.attrs)

@@ -55,7 +55,7 @@ def lower_head(features: int, classes: int, target: Target) -> tuple[list[Kernel
     second = KernelCall(
         "head",
         te.create_prim_func([x, weight, bias, logits]),
-        partial(elementwise.schedule_mean, target=target),
+        partial(elementwise.schedule_product, target=target),
         [("standard", (1, features)), ("weight", (features, classes)), ("bias", (classes,))],
         "logits",
         (1, classes),

@@ -33,7 +33,7 @@ class ModuleBuilder:
     def add_function(self, name: str, inputs: list[Stored], calls: list[KernelCall], outputs: list[Stored]) -> None:
         """A straight line of kernel calls. Parameters: the inputs, then the constants used, in order of first use."""
         keys = self._take_constants(calls)
-        variables = [_variable(f"input{i}", stored.shape, stored.dtype) for i, stored in enumerate(inputs)]
+        variables = [_variable(f"input{i}", stored.memory, stored.dtype) for i, stored in enumerate(inputs)]
         weights = [_variable(f"w{i}", self.constants[key].array.shape) for i, key in enumerate(keys)]
         values: dict[str, relax.Expr] = {s.name: v for s, v in zip(inputs, variables, strict=True)}
         bound = dict(zip(keys, weights, strict=True))
@@ -47,7 +47,7 @@ class ModuleBuilder:
                     ]
                     result = relax.op.call_tir(kernel, arguments, relax.TensorType(call.shape, "float32"))
                     values[call.output] = self.builder.emit(result)
-                results = [self.builder.emit_output(self._seen_as(values[s.name], s.shape)) for s in outputs]
+                results = [self.builder.emit_output(self._seen_as(values[s.name], s.memory)) for s in outputs]
             self.builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
         self.functions[name] = keys
 

@@ -12,10 +12,12 @@ from tvm import te, tirx
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.heads import TrainingStep, head_inputs, lower_head, lower_training
+from perse_compile.lowering.kernels import margins
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.plan import Argument, Buffer, Line, place, prim_funcs, read_line
 from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.strided import with_strides
 from perse_compile.lowering.values import CHANNELS_LAST, Constant
 from perse_compile.program import Exit, Program
 from perse_compile.shapes import annotate_shapes
@@ -44,8 +46,8 @@ class Network:
 
     program: Program
     target: Target
-    input: Line
-    image: Buffer  # where normalised pixels lie
+    input_u8: Line
+    input_f32: Line
     exits: list[LoweredExit]
     kernels: dict[str, tirx.PrimFunc]
     weights: list[tuple[int, Constant]]  # (offset in the weights section, values)
@@ -64,13 +66,8 @@ def lower(program: Program, target: Target) -> Network:
         )
     annotate_shapes(program)
     builder = ModuleBuilder(target)
-    _add_input(builder, program)
-    spec = program.input
-    values: dict[str, Stored] = {
-        _placeholder(program).name: Stored(
-            _placeholder(program).name, (1, spec.height, spec.width, spec.channels), CHANNELS_LAST
-        )
-    }
+    image = _add_inputs(builder, program)
+    values: dict[str, Stored] = {image.name: image}
     for index, exit in enumerate(program.exits):
         _add_stage(builder, program, index, values)
         _add_pool(builder, program, exit, values)
@@ -84,7 +81,7 @@ def lower(program: Program, target: Target) -> Network:
     }
     lines = {name: read_line(module, name) for name in builder.functions}
     weights, where = _lay_out(builder)
-    image, arena, live = _plan(program, lines)
+    arena, live = _plan(program, lines)
     kernels = prim_funcs(module)
     for step in steps.values():
         kernels |= step.kernels
@@ -102,7 +99,17 @@ def lower(program: Program, target: Target) -> Network:
     offsets = {name: [where[key] for key in keys] for name, keys in builder.functions.items()}
     size = max((offset + c.array.nbytes for offset, c in weights), default=0)
     return Network(
-        program, target, lines["input"], image, exits, kernels, weights, offsets, _aligned(size), arena, live
+        program,
+        target,
+        lines["input_u8"],
+        lines["input_f32"],
+        exits,
+        kernels,
+        weights,
+        offsets,
+        _aligned(size),
+        arena,
+        live,
     )
 
 
@@ -110,27 +117,28 @@ def _placeholder(program: Program) -> fx.Node:
     return next(node for node in program.module.graph.nodes if node.op == "placeholder")
 
 
-def _add_input(builder: ModuleBuilder, program: Program) -> None:
-    """uint8 pixels to what the network was trained on: (pixel / 255 - mean) / std."""
+def _add_inputs(builder: ModuleBuilder, program: Program) -> Stored:
+    """uint8 pixels to what the network was trained on, (pixel / 255 - mean) / std, and the same for such floats."""
     spec = program.input
     shape = (1, spec.height, spec.width, spec.channels)
     std, mean = np.array(spec.std, np.float64), np.array(spec.mean, np.float64)
     scale = Constant("input.scale", (1 / (255 * std)).astype(np.float32))
     shift = Constant("input.shift", (-mean / std).astype(np.float32))
-    pixels = te.placeholder(shape, "uint8", name="pixels")
+    first = _placeholder(program)
+    image = margins.with_margins(first.name, shape, margins.wanted(first, builder.target))
+    pixels, ready = te.placeholder(shape, "uint8", name="pixels"), te.placeholder(shape, name="ready")
     s, b = te.placeholder(scale.array.shape, name="scale"), te.placeholder(shift.array.shape, name="shift")
-    image = te.compute(shape, lambda n, h, w, c: pixels[n, h, w, c].astype("float32") * s[c] + b[c], name="image")
-    call = KernelCall(
-        "normalise",
-        te.create_prim_func([pixels, s, b, image]),
-        partial(elementwise.schedule, target=builder.target),
-        [("pixels", shape), scale, shift],
-        "image",
-        shape,
-    )
-    builder.add_function(
-        "input", [Stored("pixels", shape, CHANNELS_LAST, "uint8")], [call], [Stored("image", shape, CHANNELS_LAST)]
-    )
+    normalised = te.compute(shape, lambda n, h, w, c: pixels[n, h, w, c].astype("float32") * s[c] + b[c], name="image")
+    copied = te.compute(shape, lambda *i: ready(*i) * constant(1.0), name="image")
+    for name, dtype, parameters, constants in (
+        ("input_u8", "uint8", [pixels, s, b, normalised], [scale, shift]),
+        ("input_f32", "float32", [ready, copied], []),
+    ):
+        func = margins.write(te.create_prim_func(parameters), image)
+        schedule = partial(elementwise.schedule, target=builder.target)
+        call = KernelCall(name, func, schedule, [("pixels", shape), *constants], image.name, image.memory)
+        builder.add_function(name, [Stored("pixels", shape, CHANNELS_LAST, dtype)], [call], [image])
+    return image
 
 
 def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dict[str, Stored]) -> None:
@@ -143,7 +151,7 @@ def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dic
     if inside[tap.name].name == entering.name:  # the stage only looks at its input differently
         calls, inside[tap.name] = (
             [*calls, _copy(entering, tap.name, builder.target)],
-            replace(inside[tap.name], name=tap.name),
+            replace(inside[tap.name], name=tap.name, strides=None, margins=(0, 0, 0, 0)),
         )
     result = inside[tap.name]
     builder.add_function(f"stage_{stage.name}", [entering], calls, [result])
@@ -153,8 +161,9 @@ def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dic
 def _copy(source: Stored, name: str, target: Target) -> KernelCall:
     data = source.as_value().tensor
     func = te.create_prim_func([data, te.compute(source.shape, lambda *i: data(*i) * constant(1.0), name="copy")])
+    func = with_strides(func, {0: source.strides} if source.strides else {})
     return KernelCall(
-        "copy", func, partial(elementwise.schedule, target=target), [(source.name, source.shape)], name, source.shape
+        "copy", func, partial(elementwise.schedule, target=target), [(source.name, source.memory)], name, source.shape
     )
 
 
@@ -183,11 +192,12 @@ def _lay_out(builder: ModuleBuilder) -> tuple[list[tuple[int, Constant]], dict[s
     return laid, where
 
 
-def _plan(program: Program, lines: dict[str, Line]) -> tuple[Buffer, int, int]:
+def _plan(program: Program, lines: dict[str, Line]) -> tuple[int, int]:
     """One arena for everything between an image and its last exit, on one clock."""
     clock = Clock()
-    clock.run(lines["input"])
-    current = image = _buffer(lines["input"].results[0])
+    clock.run(lines["input_u8"])
+    current = _buffer(lines["input_u8"].results[0])
+    _replace(lines["input_f32"], lines["input_f32"].results[0], current)  # the other way to the same image
     for exit in program.exits:
         stage, pool, head = (lines[f"{kind}_{exit.name}"] for kind in ("stage", "pool", "head"))
         _feed(stage, current)
@@ -197,7 +207,7 @@ def _plan(program: Program, lines: dict[str, Line]) -> tuple[Buffer, int, int]:
         clock.run(pool)
         clock.touch(current)
         clock.run(head)
-    return image, place(clock.buffers), clock.greatest_live()
+    return place(clock.buffers), clock.greatest_live()
 
 
 def _plan_step(step: TrainingStep) -> int:
@@ -246,7 +256,11 @@ class Clock:
 
 def _feed(line: Line, buffer: Buffer, parameter: int = 0) -> None:
     """Let a line read `buffer` where it took a parameter."""
-    given, fed = Argument(parameter=parameter), Argument(buffer=buffer)
+    _replace(line, Argument(parameter=parameter), buffer)
+
+
+def _replace(line: Line, given: Argument, buffer: Buffer) -> None:
+    fed = Argument(buffer=buffer)
     for call in line.calls:
         call.arguments = [fed if argument == given else argument for argument in call.arguments]
     line.results = [fed if result == given else result for result in line.results]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import from_source
 
-PARAMETER = re.compile(r'(\w+: T\.Buffer\(\([^)]*\), "\w+")\)')
+MARGINS = "margins"  # attribute of a kernel that has to write zeros around its result; see kernels/margins.py
+PARAMETER = re.compile(r'(\w+: T\.Buffer\(\([^)]*\), "\w+")(, strides=\([^)]*\))?(, elem_offset=\d+)?\)')
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Strides:
         steps: list[int] = []
         for size in reversed(view):
             if size == 1:
-                steps.append(0)
+                steps.append(self.size)  # TVM takes the first for the size of the whole buffer
                 continue
             if not runs:
                 return None
@@ -56,4 +57,6 @@ def with_strides(func: tirx.PrimFunc, strides: Mapping[int, Strides]) -> tirx.Pr
         lies = strides.get(next(positions))
         return match[0] if lies is None else f"{match[1]}, strides={lies.steps}, elem_offset={lies.offset})"
 
-    return from_source(PARAMETER.sub(declare, head) + separator + rest)
+    head, found = PARAMETER.subn(declare, head)
+    assert found == len(func.params), head
+    return from_source(head + separator + rest)

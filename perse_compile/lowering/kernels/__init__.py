@@ -16,11 +16,11 @@ from tvm import te
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import BINARY, UNARY
 from perse_compile.lowering.fuse import ANCHORS, Group, op_of
-from perse_compile.lowering.kernels import moves, normalisation, pointwise, pooling, products
+from perse_compile.lowering.kernels import margins, moves, normalisation, pointwise, pooling, products
 from perse_compile.lowering.kernels.scope import Array, KernelCall, Scope, Stored, args_of
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.strided import with_strides
-from perse_compile.lowering.values import Value, default_order
+from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order
 from perse_compile.targets import Target
 
 
@@ -31,7 +31,7 @@ def lower_group(
     if len(group.nodes) == 1 and (view := as_view(group.last, values)) is not None:
         values[group.last.name] = view
         return []
-    scope = Scope(values, weights, target)
+    scope = Scope(values, weights, target, margins.wanted(group.last, target), reads=_stored_inputs(group, values))
     for node in group.nodes:
         op = op_of(node)
         try:
@@ -39,20 +39,37 @@ def lower_group(
         except KeyError as error:
             raise LoweringError(f"node {node.name}: no lowering for {op} ({error})") from error
     result = scope.inner[group.last]
-    logical = tuple(group.last.meta["shape"])
-    order = result.order
-    sizes = (1, *logical)
-    shape = tuple(sizes[i] for i in order)
-    values[group.last.name] = Stored(group.last.name, shape, order)
-    return [*scope.before, call(scope, group, result)]
+    stored = _store(scope, group.last, result)
+    values[group.last.name] = stored
+    return [*scope.before, call(scope, group, result, stored)]
 
 
-def call(scope: Scope, group: Group, result: Value) -> KernelCall:
+def _stored_inputs(group: Group, values: dict[str, Stored]) -> list[Stored]:
+    return [values[node.name] for member in group.nodes for node in member.all_input_nodes if node.name in values]
+
+
+def _store(scope: Scope, node: fx.Node, result: Value) -> Stored:
+    """How the result lies in memory: with the margins that its readers want, if the kernel sees rows and columns."""
+    sizes = (1, *node.meta["shape"])
+    shape = tuple(sizes[i] for i in result.order)
+    if scope.rows is not None or result.order != CHANNELS_LAST:
+        return Stored(node.name, shape, result.order)
+    return margins.with_margins(node.name, shape, scope.margins)
+
+
+def call(scope: Scope, group: Group, result: Value, stored: Stored) -> KernelCall:
     func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor]).with_attrs(scope.attributes)
-    func = with_strides(func, scope.strided)
+    func = margins.write(with_strides(func, scope.strided), stored)
     schedule = scope.schedule or partial(elementwise.schedule, target=scope.target)
     hint = "_".join(op_of(node) for node in group.nodes[:4])
-    return KernelCall(hint, func, schedule, [source for _, source in scope.inputs], group.last.name, result.shape)
+    return KernelCall(
+        hint,
+        func,
+        schedule,
+        [source for _, source in scope.inputs],
+        stored.name,
+        stored.memory if stored.strides else result.shape,
+    )
 
 
 def as_view(node: fx.Node, values: dict[str, Stored]) -> Stored | None:
@@ -67,7 +84,7 @@ def as_view(node: fx.Node, values: dict[str, Stored]) -> Stored | None:
         shape = (1, *node.meta["shape"])
         order = default_order(len(shape))
         target = Value(te.placeholder(tuple(shape[i] for i in order)), order)
-        if source.as_value().plain and target.plain:
+        if source.strides is None and source.as_value().plain and target.plain:
             return Stored(source.name, target.shape, order)
     return None
 

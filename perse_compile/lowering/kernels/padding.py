@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +14,14 @@ from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.fuse import op_of
 from perse_compile.lowering.kernels.scope import KernelCall, Scope, Stored, args_of
 from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.strided import with_strides
 from perse_compile.lowering.values import CHANNELS_LAST
 
+Margins = tuple[int, int, int, int]  # top, bottom, left, right
 
-def padding(node: fx.Node, beyond: tuple[int, int] = (0, 0)) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) that a kernel without bounds checks needs around its input.
+
+def padding(node: fx.Node, beyond: tuple[int, int] = (0, 0)) -> Margins:
+    """What a kernel without bounds checks needs around its input.
 
     `beyond`: rows and columns more that it computes and throws away.
     """
@@ -43,9 +47,26 @@ def padded_input(scope: Scope, node: fx.Node, beyond: tuple[int, int] = (0, 0)) 
             f"node {node.name}: {op_of(node)} after a permutation; add .contiguous() is not enough, keep NCHW"
         )
     pads = padding(node, beyond)
-    if any(pads):
-        stored = _copy_padded(scope, stored, pads, f"{node.name}.padded", lowest(node))
+    if not any(pads):
+        return scope.place(stored, stored.shape).tensor
+    if all(there >= needed for there, needed in zip(stored.margins, pads, strict=True)):
+        return scope.place(_with_its_margins(stored, pads), grown(stored.shape, pads)).tensor
+    stored = _copy_padded(scope, stored, pads, f"{node.name}.padded", lowest(node))
     return scope.place(stored, stored.shape).tensor
+
+
+def grown(shape: tuple[int, ...], pads: Margins) -> tuple[int, ...]:
+    """An image's shape with its margins."""
+    n, height, width, channels = shape
+    return n, height + pads[0] + pads[1], width + pads[2] + pads[3], channels
+
+
+def _with_its_margins(stored: Stored, pads: Margins) -> Stored:
+    """The same memory, seen with some of the zeros around the image."""
+    assert stored.strides is not None
+    _, row, pixel, _ = stored.strides.steps
+    strides = replace(stored.strides, offset=stored.strides.offset - pads[0] * row - pads[2] * pixel)
+    return replace(stored, shape=grown(stored.shape, pads), strides=strides)
 
 
 def lowest(node: fx.Node) -> float:
@@ -53,18 +74,17 @@ def lowest(node: fx.Node) -> float:
     return -3.4028234663852886e38 if op_of(node) == "max_pool2d" else 0.0
 
 
-def _copy_padded(scope: Scope, source: Stored, pads: tuple[int, int, int, int], name: str, fill: float) -> Stored:
+def _copy_padded(scope: Scope, source: Stored, pads: Margins, name: str, fill: float) -> Stored:
     data = source.as_value()
     tensor = pad_tensor(data.tensor, pads, fill)
-    shape = tuple(int(size) for size in tensor.shape)
-    func = te.create_prim_func([data.tensor, tensor])
+    shape = grown(source.shape, pads)
+    func = with_strides(te.create_prim_func([data.tensor, tensor]), {0: source.strides} if source.strides else {})
     schedule = partial(elementwise.schedule, target=scope.target)
-    scope.before.append(KernelCall("pad", func, schedule, [(source.name, source.shape)], name, shape))
-    scope.values[name] = Stored(name, shape, source.order)
-    return scope.values[name]
+    scope.before.append(KernelCall("pad", func, schedule, [(source.name, source.memory)], name, shape))
+    return Stored(name, shape, source.order)
 
 
-def pad_tensor(data: te.Tensor, pads: tuple[int, int, int, int], fill: float) -> te.Tensor:
+def pad_tensor(data: te.Tensor, pads: Margins, fill: float) -> te.Tensor:
     _, height, width, channels = (int(size) for size in data.shape)
     top, below, left, right = pads
 

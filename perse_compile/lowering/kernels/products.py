@@ -33,7 +33,7 @@ def conv2d(scope: Scope, node: fx.Node) -> Value:
     if m := winograd.tile_size(shape, stride, dilation, scope.target):
         tensor = winograd.convolve(scope, node, weight, name, shape, m)
         return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
-    flat = (kh, kw) == (1, 1) and stride == (1, 1) and padding == (0, 0)
+    flat = (kh, kw) == (1, 1) and stride == (1, 1) and padding == (0, 0) and scope.can_merge_rows(height, width)
     if flat:
         scope.rows = (height, width)
         data = scope.read(args_of(node)[0]).tensor

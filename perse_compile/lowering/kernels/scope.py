@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import fx
 from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
-from perse_compile.lowering.strided import Strides
+from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.strided import Strides, with_strides
 from perse_compile.lowering.values import Constant, Value
 from perse_compile.targets import Target
 
@@ -35,6 +37,7 @@ class Stored:
     order: tuple[int, ...]
     dtype: str = "float32"
     strides: Strides | None = None  # where it is not contiguous
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # zeros above, below, left and right of an image
 
     @property
     def memory(self) -> tuple[int, ...]:
@@ -64,7 +67,9 @@ class Scope:
     values: dict[str, Stored]
     weights: Callable[[fx.Node], Array]
     target: Target
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # wanted around the result
     rows: tuple[int, int] | None = None  # (H, W) when the kernel sees (1,H,W,C) as (1,1,H*W,C)
+    reads: list[Stored] = field(default_factory=list)  # values from outside
     inputs: list[tuple[te.Tensor, tuple[str, tuple[int, ...]] | Constant]] = field(default_factory=list)
     inner: dict[fx.Node, Value] = field(default_factory=dict)
     strided: dict[int, Strides] = field(default_factory=dict)  # by position in `inputs`
@@ -78,19 +83,38 @@ class Scope:
         stored = self.values[node.name]
         return self.place(stored, self._seen(stored.shape))
 
+    def can_merge_rows(self, height: int, width: int) -> bool:
+        """Whether neither the result nor any image that the kernel reads has gaps between its rows."""
+        images = [s for s in self.reads if s.strides is not None and s.shape[1:3] == (height, width)]
+        merged = [s.strides.seen_as(s.shape, (1, 1, height * width, s.shape[3])) for s in images if s.strides]
+        return not any(self.margins) and None not in merged
+
     def describe(self, macs: int, what: str) -> None:
         """For those who measure: multiply-accumulates, and a few words."""
         self.attributes = {"macs": macs, "what": what}
 
     def place(self, stored: Stored, shape: tuple[int, ...]) -> Value:
         value = stored.as_value(shape)
-        if stored.strides is not None:
-            strides = stored.strides.seen_as(stored.shape, shape)
-            if strides is None:
-                raise LoweringError(f"cannot see {stored.name}, {stored.shape} with gaps, as {shape}")
-            self.strided[len(self.inputs)] = strides
-        self.inputs.append((value.tensor, (stored.name, shape if stored.strides is None else stored.memory)))
+        if stored.strides is None:
+            self.inputs.append((value.tensor, (stored.name, shape)))
+            return value
+        strides = stored.strides.seen_as(stored.shape, shape)
+        if strides is None:
+            return self.place(self.compact(stored), shape)
+        self.strided[len(self.inputs)] = strides
+        self.inputs.append((value.tensor, (stored.name, stored.memory)))
         return value
+
+    def compact(self, stored: Stored) -> Stored:
+        """A copy without gaps, made before this kernel."""
+        assert stored.strides is not None
+        copy = Stored(f"{stored.name}.compact", stored.shape, stored.order)
+        data = stored.as_value().tensor
+        result = te.compute(stored.shape, lambda *i: data(*i) * tirx.const(1.0, "float32"), name="compact")
+        func = with_strides(te.create_prim_func([data, result]), {0: stored.strides})
+        schedule = partial(elementwise.schedule, target=self.target)
+        self.before.append(KernelCall("copy", func, schedule, [(stored.name, stored.memory)], copy.name, copy.shape))
+        return copy
 
     def constant(self, name: str, array: Array) -> te.Tensor:
         tensor = te.placeholder(array.shape, name=identifier(name))

@@ -10,6 +10,7 @@ from tvm import s_tir, tirx
 from perse_compile.lowering.schedules.common import child_blocks, divisor, open_schedule
 from perse_compile.targets import Target
 
+ENOUGH_ROWS = 14  # to share among threads
 WORTH_THREADS = 16384  # iterations of a cheap loop nest below which one thread is faster
 
 
@@ -36,6 +37,37 @@ def schedule_mean(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     if block > 1:
         sch.vectorize(sch.get_loops(init)[-1])
     return sch.mod["main"]
+
+
+def schedule_product(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """Given "acc" (columns; rows) and the last block (1, columns), a vector times a matrix [rows][columns].
+
+    The matrix is read once, which is what takes the time: a few whole rows at once, in the order in which they lie.
+    """
+    sch, (acc, out) = open_schedule(func)
+    c, r = sch.get_loops(acc)
+    columns = int(sch.get(c).extent)
+    lanes = divisor(columns, target.lanes, target.lanes // 2)
+    vectors = columns // lanes
+    pieces = next((n for n in range(2, 9) if vectors % n == 0 and vectors // n >= 16), 1)  # for threads
+    co, cm, ci = sch.split(c, [pieces, None, lanes])
+    ro, ri = sch.split(r, [None, divisor(int(sch.get(r).extent), 8, 4, 2)])
+    sch.reorder(co, ro, cm, ri, ci)
+    if pieces > 1:
+        sch.parallel(co)
+    sch.reverse_compute_at(out, co, preserve_unit_loops=True)
+    sch.unroll(ri)
+    if lanes > 1:
+        sch.vectorize(ci)
+    for block in (out, sch.decompose_reduction(acc, ro)):
+        vectorise_innermost(sch, block, lanes)
+    return sch.mod["main"]
+
+
+def vectorise_innermost(sch: s_tir.Schedule, block: Any, lanes: int) -> None:
+    loop = sch.get_loops(block)[-1]
+    if lanes > 1:
+        sch.vectorize(loop if int(sch.get(loop).extent) == lanes else sch.split(loop, [None, lanes])[1])
 
 
 def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
@@ -73,8 +105,9 @@ def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
 
 def spread(sch: s_tir.Schedule, loops: list[Any], target: Target) -> None:
-    """Parallel over all but the innermost loop, which becomes vectors."""
-    _parallel(sch, loops[:-1], loops)
+    """Parallel over the outer loops, vectors of the innermost. A row stays a loop: there may be gaps between rows."""
+    rows = loops[:-2] if math.prod(int(sch.get(loop).extent) for loop in loops[:-2]) >= ENOUGH_ROWS else loops[:-1]
+    _parallel(sch, rows, loops)
     _vectorise(sch, loops[-1], target)
 
 
