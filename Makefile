@@ -21,9 +21,10 @@ lint: setup
 	$(BIN)/mypy
 
 # Measured figures; not part of the tests because timings belong to a machine.
+# engines: ten networks against five engines (half an hour); layers: where the time goes; instructions: on ARM.
 bench: setup
 	$(BIN)/python -m pip install -q -e '.[bench]'
-	$(BIN)/python benchmarks/against_onnxruntime.py
+	$(BIN)/python benchmarks/engines.py
 
 # Five networks through the whole path on three targets (several minutes each under the emulator).
 matrix: setup system

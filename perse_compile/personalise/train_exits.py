@@ -2,7 +2,7 @@
 
 1. features: the pooled features of every exit, from the frozen backbone, cached
 2. split: train, calibrate and held-out images, disjoint, the same share of every class in each
-3. heads: standardised, then learnt from the labels and from the final exit (DESIGN D5)
+3. heads: standardised, then learnt from the labels and from the final exit (soft targets, docs/method.md)
 4. calibrate: a temperature for every exit, thresholds for the stated drop of accuracy (calibrate.py)
 5. commit: the program changes only now, and only its heads; an interrupted training leaves it as it was
 """

@@ -155,7 +155,7 @@ static perse_status split(fit *f) {
 
 /* Rewrites the head for standardised features: shift = mean and scale = 1 / (deviation * sqrt(F)) of the person's
  * own, weight and bias such that it computes what it did. Inputs then have length about 1, and one learning
- * rate fits every exit. Deviations have a floor: a tenth of their mean, in the head's own units. */
+ * rate fits every exit. Deviations have a floor: a tenth of their root mean square, in the head's own units. */
 static void standardise(fit *f, uint32_t e) {
     const perse_exit_plan *x = &f->p->plan->exit[e];
     const perse_head *head = &f->fresh.exit[e].head;

@@ -202,7 +202,8 @@ typedef enum { PERSE_TEACHER(PERSE_NAME) PERSE_TEACHER_COUNT } perse_teacher;
 const char *perse_verdict_text(perse_verdict verdict);
 const char *perse_teacher_text(perse_teacher teacher);
 
-/* Accuracy is agreement with the labels or, where there are none, with the teacher; then heads that cost more never go in use. */
+/* Accuracy is agreement with the labels or, where there are none, with the teacher; then heads that cost more on the
+ * held-out samples (by half a point or more) never go in use. */
 typedef struct {
     double accuracy, cost; /* of the cascade; mean cost as a share of the full network's MACs */
 } perse_figures;
