@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,9 @@ class Ours:
         self.library.perse_detail.restype = ctypes.c_char_p
         self.exits, self.classes = len(program.exits), len(program.classes)
 
-    def open(self, x: torch.Tensor, threads: int) -> Callable[[int], Call]:
+    @contextlib.contextmanager
+    def opened(self, x: torch.Tensor, threads: int) -> Iterator[Callable[[int], Call]]:
+        """For as long as it is open: what runs the network to a given exit."""
         size = self.library.perse_memory_size(threads)
         memory, handle = ctypes.create_string_buffer(size), ctypes.c_void_p()
         arguments = (str(self.folder).encode(), threads, memory, ctypes.c_size_t(size))
@@ -90,8 +92,10 @@ class Ours:
             assert status == 0 and result.stages == exit + 1, status
             return logits
 
-        run.keep = memory  # type: ignore[attr-defined]
-        return lambda exit: lambda: run(exit)
+        try:
+            yield lambda exit: lambda: run(exit)
+        finally:
+            self.library.perse_close(handle)  # its threads use `memory`
 
 
 def onnxruntime(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:
@@ -165,7 +169,8 @@ def onnx(module: torch.nn.Module, x: torch.Tensor, folder: Path) -> str:
 
 
 def turn(call: Call) -> float:
-    """Milliseconds: the median of a few runs."""
+    """Milliseconds: the median of a few runs, after the threads of the engine before have gone to sleep."""
+    time.sleep(0.1)
     call()
     times = []
     for _ in range(RUNS):
@@ -184,24 +189,14 @@ def measure(name: str, all_threads: list[int], rounds: int, engines: list[str], 
     results = []
     for threads in all_threads:
         torch.set_num_threads(threads)
-        at = ours.open(x, threads)
-        final = ours.exits - 1
-        calls: dict[str, Call] = {"ours": at(final)}
-        calls |= {engine: ENGINES[engine](module, x, threads, folder) for engine in engines}
-        expected = module(x).numpy()
-        scale = float(np.abs(expected).max())
-        differences = {
-            n: float(np.abs(np.asarray(c()).ravel() - expected.ravel()).max()) / scale for n, c in calls.items()
-        }
-        times: dict[str, list[float]] = {engine: [] for engine in calls}
-        forced: list[list[float]] = [[] for _ in range(ours.exits)]
-        for _ in range(rounds):
-            for engine, call in calls.items():
-                times[engine].append(turn(call))
-            for exit in range(ours.exits):
-                forced[exit].append(turn(at(exit)))
-        peers = [engine for engine in calls if engine != "ours"]
+        with ours.opened(x, threads) as at:
+            peers = {engine: ENGINES[engine](module, x, threads, folder) for engine in engines}
+            calls = {"ours": at(ours.exits - 1), **peers}
+            times, forced = take_turns(calls, [at(exit) for exit in range(ours.exits)], rounds)
+            expected = module(x).numpy().ravel()
+            differences = {n: float(np.abs(np.asarray(c()).ravel() - expected).max()) for n, c in calls.items()}
         ratios = [min(times[p][r] for p in peers) / times["ours"][r] for r in range(rounds)]
+        scale = float(np.abs(expected).max())
         results.append(
             {
                 "model": name,
@@ -210,18 +205,26 @@ def measure(name: str, all_threads: list[int], rounds: int, engines: list[str], 
                 "fastest_peer": min(peers, key=lambda p: statistics.median(times[p])),
                 "ratio": statistics.median(ratios),
                 "ratio_range": [min(ratios), max(ratios)],
-                "relative_difference_to_torch": differences,
+                "relative_difference_to_torch": {n: value / scale for n, value in differences.items()},
                 "exits": [
-                    {
-                        "exit": e.name,
-                        "share_of_macs": e.macs / program.exits[-1].macs,
-                        "ms": statistics.median(forced[i]),
-                    }
-                    for i, e in enumerate(program.exits)
+                    {"exit": e.name, "share_of_macs": e.macs / program.exits[-1].macs, "ms": ms}
+                    for e, ms in zip(program.exits, forced, strict=True)
                 ],
             }
         )
     return results
+
+
+def take_turns(calls: dict[str, Call], exits: list[Call], rounds: int) -> tuple[dict[str, list[float]], list[float]]:
+    """Milliseconds of every engine in every round, and the median of each of our exits."""
+    times: dict[str, list[float]] = {engine: [] for engine in calls}
+    forced: list[list[float]] = [[] for _ in exits]
+    for _ in range(rounds):
+        for engine, call in calls.items():
+            times[engine].append(turn(call))
+        for position, call in enumerate(exits):
+            forced[position].append(turn(call))
+    return times, [statistics.median(values) for values in forced]
 
 
 def show(result: dict[str, Any]) -> None:
@@ -272,10 +275,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
-    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for the results (bench)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    options.out.mkdir(exist_ok=True)
     results: list[dict[str, Any]] = []
     with torch.inference_mode():
         for name in options.models:

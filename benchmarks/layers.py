@@ -1,6 +1,6 @@
-"""Where the time goes: every kernel of a network timed in its place, on this machine, one thread.
+"""Where the time goes: every kernel of a network timed in its place, on this machine.
 
-    python benchmarks/layers.py [MODEL ...] [--runs N] [--by-kind]
+    python benchmarks/layers.py [MODEL ...] [--runs N] [--threads N] [--by-kind]
 
 Each line: share of the time, milliseconds (median of the runs), GFLOP/s where it multiplies, the kernel, what it is.
 """
@@ -42,9 +42,9 @@ static int ascending(const void *a, const void *b) {
 }
 int main(int argc, char **argv) {
     const perse_plan *plan = &perse_the_plan;
-    size_t size = perse_memory_size(1);
+    size_t size = perse_memory_size(@THREADS@);
     perse *p;
-    if (argc < 2 || perse_open(&p, argv[1], 1, malloc(size), size) != PERSE_OK) return puts(perse_detail()), 1;
+    if (argc < 2 || perse_open(&p, argv[1], @THREADS@, malloc(size), size) != PERSE_OK) return puts(perse_detail()), 1;
     uint32_t pixels = plan->height * plan->width * plan->channels;
     uint8_t *image = aligned_alloc(64, (pixels + 63) / 64 * 64);
     for (uint32_t i = 0; i < pixels; i++) image[i] = (uint8_t)(i * 2654435761u >> 24);
@@ -71,10 +71,10 @@ void layers_note(int line, const char *name, double ms);
 """
 
 
-def measure(name: str, runs: int, folder: Path) -> list[dict[str, Any]]:
+def measure(name: str, runs: int, threads: int, folder: Path) -> list[dict[str, Any]]:
     network = write_artifact(driver.insert_exits(name, weights="none"), folder)
     (folder / "layers.h").write_text(MACRO)
-    (folder / "layers.c").write_text(HARNESS.replace("@RUNS@", str(runs)))
+    (folder / "layers.c").write_text(HARNESS.replace("@RUNS@", str(runs)).replace("@THREADS@", str(threads)))
     compile_c(folder, "layers", "-no-pie", "-include", "layers.h", "layers.c")
     output = subprocess.run(["./layers", "."], cwd=folder, check=True, capture_output=True, text=True).stdout
     rows = []
@@ -110,12 +110,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["resnet50"])
     parser.add_argument("--runs", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--by-kind", action="store_true", help="sum kernels of one kind")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
-            rows = measure(name, options.runs, Path(folder))
+            rows = measure(name, options.runs, options.threads, Path(folder))
         print(json.dumps({name: rows})) if options.json else show(name, rows, options.by_kind)
 
 

@@ -373,3 +373,33 @@ def test_layer_norm_over_an_outer_dimension_is_refused(tmp_path: Path) -> None:
 def test_unknown_operation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoweringError, match="no lowering for log_softmax"):
         check(lambda g, x, t: call(g, ops.log_softmax, x), (3, 4, 5), tmp_path)
+
+
+def test_margins_instead_of_copies(tmp_path: Path) -> None:
+    """Kernels write the zeros around their images; nothing but the narrow image and the graph's input is copied."""
+    from perse_compile import targets
+    from perse_compile.lowering.kernels.scope import Stored
+    from perse_compile.lowering.module import lower_nodes, weights_of
+    from perse_compile.lowering.values import CHANNELS_LAST
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        def conv(name: str, source: fx.Node, size: int, groups: int = 1, stride: int = 1) -> fx.Node:
+            weight = tensor(name, torch.randn(16, 16 // groups, size, size))
+            pad = (size // 2, size // 2)
+            return call(g, ops.conv2d, source, weight, None, (stride, stride), pad, (1, 1), groups)
+
+        first = call(g, ops.relu, conv("w0", x, 3))
+        pooled = call(g, ops.max_pool2d, first, (3, 3), (1, 1), (1, 1), (1, 1), False)  # zeros do: no value is negative
+        wide = call(g, ops.add, conv("w1", pooled, 5, groups=16), pooled)  # reads the same image without its margins
+        strided = conv("w2", wide, 3, stride=2)
+        return conv("w3", call(g, ops.relu6, conv("w4", strided, 1)), 3)
+
+    check(build, (16, 21, 19), tmp_path)
+    module = graph_of(build, (16, 21, 19))
+    nodes = list(module.graph.nodes)
+    values = {nodes[0].name: Stored(nodes[0].name, (1, 21, 19, 16), CHANNELS_LAST)}
+    result = nodes[-1].args[0]
+    calls = lower_nodes(nodes, {result}, values, weights_of(module), targets.load("x86_64-linux"))  # type: ignore[arg-type]
+    assert [c.hint for c in calls if c.hint in ("pad", "copy")] == ["pad"]
+    pooled = next(stored for name, stored in values.items() if "max_pool" in name)
+    assert pooled.margins == (2, 2, 2, 2)

@@ -207,7 +207,8 @@ def _plan(program: Program, lines: dict[str, Line]) -> tuple[int, int]:
         clock.run(pool)
         clock.touch(current)
         clock.run(head)
-    return place(clock.buffers), clock.greatest_live()
+    live = clock.greatest_live()
+    return place(clock.buffers, live), live
 
 
 def _plan_step(step: TrainingStep) -> int:

@@ -12,6 +12,7 @@ from tvm import relax, tirx
 from perse_compile.errors import LoweringError
 
 ALIGNMENT = 64
+TRIES = 200  # of placing buffers in another order
 
 
 @dataclass
@@ -98,14 +99,34 @@ def _bytes(ty: Any) -> int:
     return 4 * math.prod(int(size) for size in ty.shape)
 
 
-def place(buffers: list[Buffer]) -> int:
+def place(buffers: list[Buffer], least: int = 0) -> int:
     """Give each buffer an offset such that buffers alive together do not overlap; returns the arena's size in bytes.
 
     Greedy by size, lowest fitting offset (Pisarchyk and Lee, "Efficient memory management for deep neural net
-    inference", 2020, greedy by size).
+    inference", 2020, greedy by size); then again and again with the buffer that reaches highest placed earlier, as
+    long as the arena is larger than `least`, the most that is alive at once.
     """
+    order = sorted(buffers, key=lambda b: (-b.size, b.first))
+    best, offsets = _place_in(order), [b.offset for b in buffers]
+    for _ in range(TRIES):
+        if best <= least or not order:
+            break
+        highest = max(order, key=lambda b: (b.offset + b.size, b.size))
+        position = order.index(highest)
+        if position == 0:
+            break
+        order.insert(position // 2, order.pop(position))
+        size = _place_in(order)
+        if size < best:
+            best, offsets = size, [b.offset for b in buffers]
+    for buffer, offset in zip(buffers, offsets, strict=True):
+        buffer.offset = offset
+    return best
+
+
+def _place_in(order: list[Buffer]) -> int:
     placed: list[Buffer] = []
-    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
+    for buffer in order:
         rivals = sorted(
             (b for b in placed if b.first <= buffer.last and buffer.first <= b.last), key=lambda b: b.offset
         )
@@ -116,7 +137,7 @@ def place(buffers: list[Buffer]) -> int:
             offset = max(offset, _aligned(rival.offset + rival.size))
         buffer.offset = offset
         placed.append(buffer)
-    return max((_aligned(b.offset + b.size) for b in buffers), default=0)
+    return max((_aligned(b.offset + b.size) for b in order), default=0)
 
 
 def _aligned(size: int) -> int:

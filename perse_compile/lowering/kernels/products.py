@@ -35,9 +35,8 @@ def conv2d(scope: Scope, node: fx.Node) -> Value:
         return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
     flat = (kh, kw) == (1, 1) and stride == (1, 1) and padding == (0, 0) and scope.can_merge_rows(height, width)
     if flat:
-        scope.rows = (height, width)
+        height, width = scope.rows = conv.pieces(height * width, out_c, scope.target)
         data = scope.read(args_of(node)[0]).tensor
-        height, width = 1, height * width
         shape = replace(shape, height=height, width=width)
     else:
         data = padded_input(scope, node)

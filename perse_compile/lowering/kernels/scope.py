@@ -68,7 +68,7 @@ class Scope:
     weights: Callable[[fx.Node], Array]
     target: Target
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # wanted around the result
-    rows: tuple[int, int] | None = None  # (H, W) when the kernel sees (1,H,W,C) as (1,1,H*W,C)
+    rows: tuple[int, int] | None = None  # (P, H*W/P) when the kernel sees (1,H,W,C) as (1,P,H*W/P,C)
     reads: list[Stored] = field(default_factory=list)  # values from outside
     inputs: list[tuple[te.Tensor, tuple[str, tuple[int, ...]] | Constant]] = field(default_factory=list)
     inner: dict[fx.Node, Value] = field(default_factory=dict)
@@ -85,9 +85,8 @@ class Scope:
 
     def can_merge_rows(self, height: int, width: int) -> bool:
         """Whether neither the result nor any image that the kernel reads has gaps between its rows."""
-        images = [s for s in self.reads if s.strides is not None and s.shape[1:3] == (height, width)]
-        merged = [s.strides.seen_as(s.shape, (1, 1, height * width, s.shape[3])) for s in images if s.strides]
-        return not any(self.margins) and None not in merged
+        images = [s for s in self.reads if s.shape[1:3] == (height, width)]
+        return not any(self.margins) and all(s.strides is None for s in images)
 
     def describe(self, macs: int, what: str) -> None:
         """For those who measure: multiply-accumulates, and a few words."""
@@ -125,7 +124,7 @@ class Scope:
         if self.rows is None:
             return shape
         if math.prod(shape[:-1]) == math.prod(self.rows):
-            return (1, 1, math.prod(self.rows), shape[-1])
+            return (1, *self.rows, shape[-1])
         if math.prod(shape[:-1]) == 1:
             return (1, 1, 1, shape[-1])
         raise LoweringError(f"cannot see {shape} as rows of {self.rows}")

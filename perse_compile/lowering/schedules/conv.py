@@ -16,6 +16,7 @@ from perse_compile.lowering.schedules.common import divisor, open_schedule, vect
 from perse_compile.targets import Target
 
 CHAINS = 8  # independent accumulators that hide the latency of FMA: 4 cycles, two a cycle
+FEWEST_TASKS, SHORTEST_PIECE = 8, 48
 LONG_LINES = 0.92  # two lines of weights a step: AVX2 processors fetch them ahead better than one, if the data is near
 
 
@@ -85,6 +86,19 @@ def choose(
                     best = (cost, knobs)
     assert best is not None
     return best[1]
+
+
+def pieces(pixels: int, out_channels: int, target: Target) -> tuple[int, int]:
+    """A 1x1 convolution's pixels as pieces of equal length: as few as give all threads something to do."""
+    blocks = out_channels // (2 * target.lanes)
+    for count in (1, 2, 4, 8):
+        if blocks * count >= FEWEST_TASKS:
+            break
+    while pixels % count or pixels // count < SHORTEST_PIECE:
+        count //= 2
+        if count <= 1:
+            return 1, pixels
+    return count, pixels // count
 
 
 def _blocks(shape: ConvShape, lanes: int) -> list[int]:
