@@ -24,11 +24,10 @@ struct perse_pool {
     pthread_t *worker; /* [threads - 1] */
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
-    parallel_task task; /* of this round, with the next two */
+    parallel_task task; /* of this round, with the next; they do not change while any of its tasks is unfinished */
     void *closure;
-    int num_task;
-    atomic_uint round;
-    atomic_int next, busy, sleeping, failed;
+    _Atomic uint64_t tickets; /* round << 32 | tasks << 16 | the next task: one word, so that no claim mixes two rounds */
+    atomic_int finished, sleeping, failed;
     atomic_bool stop;
     pthread_mutex_t workspace_lock;
     uint8_t *workspace; /* [PERSE_WORKSPACE] */
@@ -51,37 +50,45 @@ int perse_cores(void) {
     return cores < 1 ? 1 : cores > PERSE_MAX_THREADS ? PERSE_MAX_THREADS : (int)cores;
 }
 
+static bool all_claimed(uint64_t tickets) { return (tickets & 0xffff) >= (tickets >> 16 & 0xffff); }
+
+/* Whoever is awake takes the next task; nobody waits for a thread that has not begun. */
 static void claim_tasks(perse_pool *pool) {
-    parallel_env env = {NULL, pool->num_task};
-    for (int i; (i = atomic_fetch_add(&pool->next, 1)) < env.num_task;)
-        if (pool->task(i, &env, pool->closure) != 0) atomic_store(&pool->failed, 1);
+    for (uint64_t tickets = atomic_load(&pool->tickets); !all_claimed(tickets);) {
+        if (!atomic_compare_exchange_weak(&pool->tickets, &tickets, tickets + 1)) continue;
+        int tasks = (int)(tickets >> 16 & 0xffff);
+        parallel_env env = {NULL, tasks};
+        if (pool->task((int)(tickets & 0xffff), &env, pool->closure) != 0) atomic_store(&pool->failed, 1);
+        if (atomic_fetch_add(&pool->finished, 1) == tasks - 1) {
+            pthread_mutex_lock(&pool->lock);
+            pthread_cond_signal(&pool->done);
+            pthread_mutex_unlock(&pool->lock);
+        }
+        tickets = atomic_load(&pool->tickets);
+    }
 }
+
+static bool idle(perse_pool *pool) { return all_claimed(atomic_load(&pool->tickets)) && !atomic_load(&pool->stop); }
 
 static void *work(void *argument) {
     perse_pool *pool = argument;
     current = pool;
     inside_task = true;
-    for (unsigned seen = 0;; seen++) {
-        for (int i = 0; i < pool->spin && atomic_load_explicit(&pool->round, memory_order_acquire) == seen; i++) relax();
-        if (atomic_load(&pool->round) == seen) {
+    while (!atomic_load(&pool->stop)) {
+        for (int i = 0; i < pool->spin && idle(pool); i++) relax();
+        if (idle(pool)) {
             pthread_mutex_lock(&pool->lock);
             atomic_fetch_add(&pool->sleeping, 1);
-            while (atomic_load(&pool->round) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
+            while (idle(pool)) pthread_cond_wait(&pool->wake, &pool->lock);
             atomic_fetch_sub(&pool->sleeping, 1);
             pthread_mutex_unlock(&pool->lock);
         }
-        if (atomic_load(&pool->stop)) return NULL;
         claim_tasks(pool);
-        if (atomic_fetch_sub(&pool->busy, 1) == 1) {
-            pthread_mutex_lock(&pool->lock);
-            pthread_cond_signal(&pool->done);
-            pthread_mutex_unlock(&pool->lock);
-        }
     }
+    return NULL;
 }
 
-static void next_round(perse_pool *pool) {
-    atomic_fetch_add(&pool->round, 1);
+static void wake_sleepers(perse_pool *pool) {
     if (atomic_load(&pool->sleeping) == 0) return;
     pthread_mutex_lock(&pool->lock);
     pthread_cond_broadcast(&pool->wake);
@@ -91,26 +98,26 @@ static void next_round(perse_pool *pool) {
 /* num_task 0: as many as there are threads. A launch inside a task runs in that task's thread. */
 static int launch(parallel_task task, void *closure, int num_task) {
     perse_pool *pool = current;
-    if (pool == NULL || inside_task || pool->threads == 1) {
+    if (pool == NULL || inside_task || pool->threads == 1 || num_task > UINT16_MAX) {
         parallel_env env = {NULL, num_task == 0 ? 1 : num_task};
         for (int i = 0; i < env.num_task; i++)
             if (task(i, &env, closure) != 0) return -1;
         return 0;
     }
+    int tasks = num_task == 0 ? pool->threads : num_task;
     pool->task = task;
     pool->closure = closure;
-    pool->num_task = num_task == 0 ? pool->threads : num_task;
-    atomic_store(&pool->next, 0);
+    atomic_store(&pool->finished, 0);
     atomic_store(&pool->failed, 0);
-    atomic_store(&pool->busy, pool->started);
-    next_round(pool);
+    atomic_store(&pool->tickets, ((atomic_load(&pool->tickets) >> 32) + 1) << 32 | (uint64_t)tasks << 16);
+    wake_sleepers(pool);
     inside_task = true;
     claim_tasks(pool);
     inside_task = false;
-    for (int i = 0; i < pool->spin && atomic_load_explicit(&pool->busy, memory_order_acquire) > 0; i++) relax();
-    if (atomic_load(&pool->busy) > 0) {
+    for (int i = 0; i < pool->spin && atomic_load(&pool->finished) < tasks; i++) relax();
+    if (atomic_load(&pool->finished) < tasks) {
         pthread_mutex_lock(&pool->lock);
-        while (atomic_load(&pool->busy) > 0) pthread_cond_wait(&pool->done, &pool->lock);
+        while (atomic_load(&pool->finished) < tasks) pthread_cond_wait(&pool->done, &pool->lock);
         pthread_mutex_unlock(&pool->lock);
     }
     return atomic_load(&pool->failed) ? -1 : 0;
@@ -192,7 +199,7 @@ perse_status perse_pool_start(perse_pool *pool) {
 
 void perse_pool_stop(perse_pool *pool) {
     atomic_store(&pool->stop, true);
-    next_round(pool);
+    wake_sleepers(pool);
     for (int i = 0; i < pool->started; i++) pthread_join(pool->worker[i], NULL);
     pthread_mutex_destroy(&pool->lock);
     pthread_mutex_destroy(&pool->workspace_lock);
