@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import math
+import mmap
 import os
 import platform
 import statistics
@@ -66,7 +67,7 @@ class Ours:
     """An artifact in this process, through its library."""
 
     def __init__(self, program: Program, folder: Path) -> None:
-        write_artifact(program, folder)
+        self.network = write_artifact(program, folder)
         compile_c(folder, "libperse.so", "-shared", "-fPIC")
         self.folder = folder
         self.library = ctypes.CDLL(str(folder / "libperse.so"))
@@ -78,8 +79,9 @@ class Ours:
     def opened(self, x: torch.Tensor, threads: int) -> Iterator[Callable[[int], Call]]:
         """For as long as it is open: what runs the network to a given exit."""
         size = self.library.perse_memory_size(threads)
-        memory, handle = ctypes.create_string_buffer(size), ctypes.c_void_p()
-        arguments = (str(self.folder).encode(), threads, memory, ctypes.c_size_t(size))
+        room, handle = mmap.mmap(-1, size), ctypes.c_void_p()  # resident only where it is used
+        memory = ctypes.c_char.from_buffer(room)
+        arguments = (str(self.folder).encode(), threads, ctypes.byref(memory), ctypes.c_size_t(size))
         status = self.library.perse_open(ctypes.byref(handle), *arguments)
         if status != 0:
             raise SystemExit(f"perse_open: status {status}, {self.library.perse_detail().decode()}")
