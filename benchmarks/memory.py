@@ -3,8 +3,8 @@
     python benchmarks/memory.py [MODEL ...] [--json]
 
 Each engine opens the network and runs it once in a process of its own; a thread there notes the greatest anonymous
-resident memory (RssAnon and RssShmem), less what the process had before. Our weights stay in the file and do not count; those of
-onnxruntime are read into memory, and its figure without them is printed too.
+resident memory, less what the process had before. Our weights stay in the file and do not count; onnxruntime reads
+its own into memory, and its figure without them is printed too.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from tvm import relax, tirx
 from perse_compile.errors import LoweringError
 
 ALIGNMENT = 64
-TRIES = 200  # of placing buffers in another order
+TRIES = 400  # of placing buffers in another order
 
 
 @dataclass
@@ -103,22 +104,26 @@ def place(buffers: list[Buffer], least: int = 0) -> int:
     """Give each buffer an offset such that buffers alive together do not overlap; returns the arena's size in bytes.
 
     Greedy by size, lowest fitting offset (Pisarchyk and Lee, "Efficient memory management for deep neural net
-    inference", 2020, greedy by size); then again and again with the buffer that reaches highest placed earlier, as
-    long as the arena is larger than `least`, the most that is alive at once.
+    inference", 2020, greedy by size). Then, as long as the arena is larger than `least`, the most that is alive at
+    once, other orders near the best one: the buffer that reaches highest moves forward, or two change places.
     """
-    order = sorted(buffers, key=lambda b: (-b.size, b.first))
-    best, offsets = _place_in(order), [b.offset for b in buffers]
-    for _ in range(TRIES):
-        if best <= least or not order:
+    best_order = sorted(buffers, key=lambda b: (-b.size, b.first))
+    best, offsets = _place_in(best_order), [b.offset for b in buffers]
+    chance = random.Random(0)  # the same program must give the same bytes
+    for _ in range(TRIES if len(buffers) > 1 else 0):
+        if best <= least:
             break
-        highest = max(order, key=lambda b: (b.offset + b.size, b.size))
-        position = order.index(highest)
-        if position == 0:
-            break
-        order.insert(position // 2, order.pop(position))
+        order = list(best_order)
+        if chance.random() < 0.5:
+            tops = {id(b): offset + b.size for b, offset in zip(buffers, offsets, strict=True)}
+            highest = max(range(len(order)), key=lambda i: tops[id(order[i])])
+            order.insert(chance.randrange(highest + 1), order.pop(highest))
+        else:
+            i, j = chance.randrange(len(order)), chance.randrange(len(order))
+            order[i], order[j] = order[j], order[i]
         size = _place_in(order)
-        if size < best:
-            best, offsets = size, [b.offset for b in buffers]
+        if size <= best:
+            best, best_order, offsets = size, order, [b.offset for b in buffers]
     for buffer, offset in zip(buffers, offsets, strict=True):
         buffer.offset = offset
     return best
