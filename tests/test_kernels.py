@@ -403,3 +403,17 @@ def test_margins_instead_of_copies(tmp_path: Path) -> None:
     assert [c.hint for c in calls if c.hint in ("pad", "copy")] == ["pad"]
     pooled = next(stored for name, stored in values.items() if "max_pool" in name)
     assert pooled.margins == (2, 2, 2, 2)
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 21841, 32768])
+def test_heads_of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
+    """Their kernels fit the workspace."""
+    from perse_compile import targets
+    from perse_compile.building.object_code import compile_kernels
+    from perse_compile.lowering.heads import lower_head
+
+    device = targets.load("x86_64-linux")
+    calls, _ = lower_head(64, classes, device)
+    kernels = {f"k{i}": call.schedule(call.func) for i, call in enumerate(calls)}
+    compile_kernels(kernels, device, tmp_path / "k.o")
+    assert (tmp_path / "k.o").stat().st_size > 0

@@ -11,6 +11,7 @@ from perse_compile.lowering.schedules.common import child_blocks, divisor, open_
 from perse_compile.targets import Target
 
 ENOUGH_ROWS = 14  # to share among threads
+LONGEST_ROW = 8192  # sums that stay near, and fit a kernel's workspace
 WORTH_THREADS = 16384  # iterations of a cheap loop nest below which one thread is faster
 
 
@@ -50,6 +51,8 @@ def schedule_product(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     lanes = divisor(columns, target.lanes, target.lanes // 2)
     vectors = columns // lanes
     pieces = next((n for n in range(2, 9) if vectors % n == 0 and vectors // n >= 16), 1)  # for threads
+    if columns // pieces > LONGEST_ROW:
+        return schedule_mean(func, target)
     co, cm, ci = sch.split(c, [pieces, None, lanes])
     ro, ri = sch.split(r, [None, divisor(int(sch.get(r).extent), 8, 4, 2)])
     sch.reorder(co, ro, cm, ri, ci)
