@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from tvm import tirx
+from tvm import s_tir, tirx
 from tvm.script import from_source
 
 MARGINS = "margins"  # attribute of a kernel that has to write zeros around its result; see kernels/margins.py
@@ -41,6 +42,34 @@ class Strides:
                 return None
             steps.append(step)
         return None if runs else Strides(tuple(reversed(steps)), self.size, self.offset)
+
+
+def unfold_rows(func: tirx.PrimFunc, shapes: Mapping[int, tuple[int, int]]) -> tirx.PrimFunc:
+    """The same function with some parameters (by position) of shape (1,P,L,C) as images (1,H,W,C), P*L = H*W.
+
+    So a kernel can count pixels from first to last though something lies between the rows of an image.
+    """
+    sch = s_tir.Schedule(func)
+    for position, (height, width) in shapes.items():
+        buffer = sch.mod["main"].params[position]
+        one, parts, length, channels = (int(size) for size in buffer.shape)
+        assert one == 1 and parts * length == height * width, (buffer.shape, height, width)
+        sch.transform_layout(*_access(sch, buffer), _unfolding(length, width))
+    return sch.mod["main"]
+
+
+def _unfolding(length: int, width: int) -> Callable[..., tuple[Any, ...]]:
+    return lambda n, p, i, c: (n, (p * length + i) // width, (p * length + i) % width, c)
+
+
+def _access(sch: s_tir.Schedule, buffer: tirx.Buffer) -> tuple[Any, tuple[str, int]]:
+    """Some block that reads or writes the buffer, and where among what it reads or writes."""
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        for kind, regions in (("read", sch.get(block).reads), ("write", sch.get(block).writes)):
+            for number, region in enumerate(regions):
+                if region.source.same_as(buffer):
+                    return block, (kind, number)
+    raise AssertionError(f"nothing reads or writes {buffer.name}")
 
 
 def with_strides(func: tirx.PrimFunc, strides: Mapping[int, Strides]) -> tirx.PrimFunc:

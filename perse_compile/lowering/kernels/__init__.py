@@ -19,7 +19,7 @@ from perse_compile.lowering.fuse import ANCHORS, Group, op_of
 from perse_compile.lowering.kernels import margins, moves, normalisation, pointwise, pooling, products
 from perse_compile.lowering.kernels.scope import Array, KernelCall, Scope, Stored, args_of
 from perse_compile.lowering.schedules import elementwise
-from perse_compile.lowering.strided import with_strides
+from perse_compile.lowering.strided import unfold_rows, with_strides
 from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order
 from perse_compile.targets import Target
 
@@ -52,14 +52,17 @@ def _store(scope: Scope, node: fx.Node, result: Value) -> Stored:
     """How the result lies in memory: with the margins that its readers want, if the kernel sees rows and columns."""
     sizes = (1, *node.meta["shape"])
     shape = tuple(sizes[i] for i in result.order)
-    if scope.rows is not None or result.order != CHANNELS_LAST:
+    if result.order != CHANNELS_LAST:
         return Stored(node.name, shape, result.order)
     return margins.with_margins(node.name, shape, scope.margins)
 
 
 def call(scope: Scope, group: Group, result: Value, stored: Stored) -> KernelCall:
     func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor]).with_attrs(scope.attributes)
-    func = margins.write(with_strides(func, scope.strided), stored)
+    unfolded = dict(scope.unfolded)
+    if scope.rows is not None and stored.strides is not None:
+        unfolded[len(scope.inputs)] = stored.shape[1:3]
+    func = margins.write(with_strides(unfold_rows(func, unfolded), scope.strided), stored)
     schedule = scope.schedule or partial(elementwise.schedule, target=scope.target)
     hint = "_".join(op_of(node) for node in group.nodes[:4])
     return KernelCall(

@@ -33,14 +33,21 @@ def conv2d(scope: Scope, node: fx.Node) -> Value:
     if m := winograd.tile_size(shape, stride, dilation, scope.target):
         tensor = winograd.convolve(scope, node, weight, name, shape, m)
         return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
-    flat = (kh, kw) == (1, 1) and stride == (1, 1) and padding == (0, 0) and scope.can_merge_rows(height, width)
-    if flat:
-        height, width = scope.rows = conv.pieces(height * width, out_c, scope.target)
-        data = scope.read(args_of(node)[0]).tensor
-        shape = replace(shape, height=height, width=width)
+    plain = (kh, kw) == (1, 1) and stride == (1, 1) and padding == (0, 0)
+    parts, length = conv.pieces(height * width, out_c, scope.target)
+    merged = replace(shape, height=parts, width=length)
+    gaps = not plain or scope.has_gaps(height, width)
+    scope.describe(shape.macs, f"{shape} s{stride[0]}")
+    knobs = conv.choose(shape, scope.target)
+    knobs_merged = conv.choose(merged, scope.target)
+    if knobs_merged.cost * (1 + conv.GAPS / shape.group_in / kh / kw if gaps else 1) <= knobs.cost:
+        scope.rows = parts, length
+        height, width = parts, length
+        data = scope.read(args_of(node)[0]).tensor if plain else padded_input(scope, node)
+        tensor = convolve(scope, data, weight, name, merged, knobs_merged, stride, dilation, None if plain else shape.width)
     else:
         data = padded_input(scope, node)
-    tensor = convolve(scope, data, weight, name, shape, stride, dilation)
+        tensor = convolve(scope, data, weight, name, shape, knobs, stride, dilation)
     return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
 
 
@@ -50,11 +57,12 @@ def convolve(
     weight: Array,
     name: str,
     shape: conv.ConvShape,
+    knobs: conv.ConvKnobs,
     stride: tuple[int, int],
     dilation: tuple[int, int],
+    row: int | None = None,
 ) -> te.Tensor:
-    scope.describe(shape.macs, f"{shape} s{stride[0]}")
-    knobs = conv.choose(shape, scope.target)
+    """`row`: pixels in a row of the image, where the kernel sees all rows as a few long ones."""
     scope.schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)
     block = knobs.block
     blocks = -(-shape.out_channels // block)
@@ -70,6 +78,8 @@ def convolve(
 
     def product(h: Any, w: Any, c: Any) -> Any:
         column = w if wide == shape.width else tirx.min(w, shape.width - 1)
+        if row is not None:
+            h, column = (h * shape.width + column) // row, (h * shape.width + column) % row
         first = 0 if shape.group_out == shape.out_channels else c // shape.group_out * shape.group_in
         return te.sum(
             data[0, h * sh + y * dh, column * sw + x * dw, first + r] * weights[c // block, y, x, r, c % block],
@@ -120,5 +130,7 @@ def linear(scope: Scope, node: fx.Node) -> Value:
     out = weight.shape[0]
     name = str(weight_node.target)
     shape = conv.ConvShape(1, rows, out, out, weight.shape[1], (1, 1))
-    tensor = convolve(scope, data, weight[:, :, None, None], name, shape, (1, 1), (1, 1))
+    scope.describe(shape.macs, str(shape))
+    knobs = conv.choose(shape, scope.target)
+    tensor = convolve(scope, data, weight[:, :, None, None], name, shape, knobs, (1, 1), (1, 1))
     return Value(add_bias(scope, tensor, bias, name, out, 1, rows), stored.order)

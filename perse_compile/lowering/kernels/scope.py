@@ -70,6 +70,7 @@ class Scope:
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # wanted around the result
     rows: tuple[int, int] | None = None  # (P, H*W/P) when the kernel sees (1,H,W,C) as (1,P,H*W/P,C)
     reads: list[Stored] = field(default_factory=list)  # values from outside
+    unfolded: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of inputs with gaps between those rows
     inputs: list[tuple[te.Tensor, tuple[str, tuple[int, ...]] | Constant]] = field(default_factory=list)
     inner: dict[fx.Node, Value] = field(default_factory=dict)
     strided: dict[int, Strides] = field(default_factory=dict)  # by position in `inputs`
@@ -83,10 +84,10 @@ class Scope:
         stored = self.values[node.name]
         return self.place(stored, self._seen(stored.shape))
 
-    def can_merge_rows(self, height: int, width: int) -> bool:
-        """Whether neither the result nor any image that the kernel reads has gaps between its rows."""
+    def has_gaps(self, height: int, width: int) -> bool:
+        """Whether the result, or an image that the kernel reads, has something between its rows."""
         images = [s for s in self.reads if s.shape[1:3] == (height, width)]
-        return not any(self.margins) and all(s.strides is None for s in images)
+        return any(self.margins) or any(s.strides is not None for s in images)
 
     def describe(self, macs: int, what: str) -> None:
         """For those who measure: multiply-accumulates, and a few words."""
@@ -98,7 +99,10 @@ class Scope:
             self.inputs.append((value.tensor, (stored.name, shape)))
             return value
         strides = stored.strides.seen_as(stored.shape, shape)
-        if strides is None:
+        if strides is None and self.rows is not None and len(shape) == len(stored.shape) == 4:
+            self.unfolded[len(self.inputs)] = stored.shape[1:3]
+            strides = stored.strides
+        elif strides is None:
             return self.place(self.compact(stored), shape)
         self.strided[len(self.inputs)] = strides
         self.inputs.append((value.tensor, (stored.name, stored.memory)))

@@ -8,16 +8,19 @@ broadcast against a vector of ob output channels. Weights are read in the order 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from tvm import s_tir, tirx
 
 from perse_compile.lowering.schedules.common import divisor, open_schedule, vectorise
+from perse_compile.lowering.schedules.prefetch import Walk, prefetch
 from perse_compile.targets import Target
 
 CHAINS = 8  # independent accumulators that hide the latency of FMA: 4 cycles, two a cycle
 FEWEST_TASKS, SHORTEST_PIECE = 8, 48
-LONG_LINES = 0.92  # two lines of weights a step: AVX2 processors fetch them ahead better than one, if the data is near
+STEP = 2  # multiplications in the time that a step of the innermost loop takes besides
+GAPS = 2  # multiplications in the time that it takes to find out where a pixel lies
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class ConvKnobs:
     block: int  # output channels, `ob`
     unroll: int  # input channels
     channels_first: bool  # outermost loop over output channels, not over rows: weights stay in cache, data streams
+    cost: float = field(default=0.0, compare=False)  # relative
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,7 @@ def choose(
 ) -> ConvKnobs:
     """Knobs without tuning: fill the registers, keep vectors whole, waste few columns. `rows`: heights allowed."""
     lanes = target.lanes
-    load_cost = 1.0 if target.registers > 16 else 0.1  # AVX2 folds loads into FMA and issues two a cycle
-    data = 4 * shape.width * shape.group_in * (shape.height if channels_first else 1)  # bytes read again and again
+    load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
     best: tuple[float, ConvKnobs] | None = None
     for block in _blocks(shape, lanes):
         vectors = max(1, block // lanes)
@@ -71,17 +74,11 @@ def choose(
                     continue  # one for the broadcast input, one to spare: LLVM spills otherwise
                 waste = -(-shape.width // columns) * columns / shape.width
                 loads = vectors + high * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
-                cost = waste * (accumulators + load_cost * loads) / accumulators
+                cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
                 cost *= max(1.0, CHAINS / accumulators)
                 if block < lanes:
                     cost *= lanes / block
-                if (
-                    target.registers <= 16
-                    and (vectors, high * columns) == (4, 2)
-                    and data <= 2 * target.l2_kilobytes * 1024
-                ):
-                    cost *= LONG_LINES
-                knobs = ConvKnobs(high, columns, block, divisor(shape.group_in, 8, 4, 3, 2), channels_first)
+                knobs = ConvKnobs(high, columns, block, divisor(shape.group_in, 8, 4, 3, 2), channels_first, cost)
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, knobs)
     assert best is not None
@@ -115,6 +112,7 @@ def _blocks(shape: ConvShape, lanes: int) -> list[int]:
 def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc:
     """Given blocks "acc" (rows, columns, channels; y, x, r) and the last one (1, rows, columns, channels)."""
     sch, (acc, out) = open_schedule(func)
+    weights = sch.get(acc).reads[-1].source
     h, w, c, y, x, r = sch.get_loops(acc)
     ho, hi = sch.split(h, [None, knobs.rows])
     wo, wi = sch.split(w, [None, knobs.columns])
@@ -122,7 +120,9 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc
     ro, ri = sch.split(r, [None, knobs.unroll])
     outer = (co, ho) if knobs.channels_first else (ho, co)
     sch.reorder(*outer, wo, y, x, ro, ri, hi, wi, ci)
-    sch.parallel(sch.fuse(*outer))
+    high = int(sch.get(ho).extent) if knobs.channels_first else 1
+    task = sch.fuse(*outer)
+    sch.parallel(task)
     sch.reverse_compute_at(out, wo, preserve_unit_loops=True)
     _finish_output(sch, out, knobs, lanes)
     sch.unroll(ri)
@@ -133,7 +133,24 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc
     for loop in tile:
         sch.unroll(loop)
     sch.vectorize(vector)
-    return sch.mod["main"]
+    return prefetch(sch.mod["main"], _walk(sch, weights, high, (task, wo, y, x, ro), knobs.unroll * knobs.block))
+
+
+def _walk(sch: s_tir.Schedule, weights: tirx.Buffer, high: int, loops: tuple[Any, ...], step_size: int) -> Walk:
+    """`high`: of the tasks that share one block of weights."""
+    found = [sch.get(loop) for loop in loops]
+    task, column, y, x, step = (loop.loop_var for loop in found)
+    wide, tall, broad, steps = (int(loop.extent) for loop in found[1:])
+    return Walk(
+        weights=weights,
+        loop=found[-1],
+        block=task // high,
+        block_size=tall * broad * steps * step_size,
+        passes=high * wide,
+        at_pass=task % high * wide + column,
+        at_step=(y * broad + x) * steps + step,
+        step_size=step_size,
+    )
 
 
 def _finish_output(sch: s_tir.Schedule, out: object, knobs: ConvKnobs, lanes: int) -> None:
