@@ -52,8 +52,8 @@ def unfold_rows(func: tirx.PrimFunc, shapes: Mapping[int, tuple[int, int]]) -> t
     sch = s_tir.Schedule(func)
     for position, (height, width) in shapes.items():
         buffer = sch.mod["main"].params[position]
-        one, parts, length, channels = (int(size) for size in buffer.shape)
-        assert one == 1 and parts * length == height * width, (buffer.shape, height, width)
+        parts, length = (int(size) for size in buffer.shape[1:3])
+        assert parts * length == height * width, (buffer.shape, height, width)
         sch.transform_layout(*_access(sch, buffer), _unfolding(length, width))
     return sch.mod["main"]
 

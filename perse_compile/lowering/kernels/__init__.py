@@ -61,7 +61,8 @@ def call(scope: Scope, group: Group, result: Value, stored: Stored) -> KernelCal
     func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor]).with_attrs(scope.attributes)
     unfolded = dict(scope.unfolded)
     if scope.rows is not None and stored.strides is not None:
-        unfolded[len(scope.inputs)] = stored.shape[1:3]
+        _, height, width, _ = stored.shape
+        unfolded[len(scope.inputs)] = height, width
     func = margins.write(with_strides(unfold_rows(func, unfolded), scope.strided), stored)
     schedule = scope.schedule or partial(elementwise.schedule, target=scope.target)
     hint = "_".join(op_of(node) for node in group.nodes[:4])

@@ -39,12 +39,13 @@ def conv2d(scope: Scope, node: fx.Node) -> Value:
     gaps = not plain or scope.has_gaps(height, width)
     scope.describe(shape.macs, f"{shape} s{stride[0]}")
     knobs = conv.choose(shape, scope.target)
-    knobs_merged = conv.choose(merged, scope.target)
+    knobs_merged = conv.choose(merged, scope.target, widest=16 if plain else conv.ADDRESSES)
     if knobs_merged.cost * (1 + conv.GAPS / shape.group_in / kh / kw if gaps else 1) <= knobs.cost:
         scope.rows = parts, length
         height, width = parts, length
         data = scope.read(args_of(node)[0]).tensor if plain else padded_input(scope, node)
-        tensor = convolve(scope, data, weight, name, merged, knobs_merged, stride, dilation, None if plain else shape.width)
+        row = None if plain else shape.width
+        tensor = convolve(scope, data, weight, name, merged, knobs_merged, stride, dilation, row)
     else:
         data = padded_input(scope, node)
         tensor = convolve(scope, data, weight, name, shape, knobs, stride, dilation)

@@ -100,7 +100,8 @@ class Scope:
             return value
         strides = stored.strides.seen_as(stored.shape, shape)
         if strides is None and self.rows is not None and len(shape) == len(stored.shape) == 4:
-            self.unfolded[len(self.inputs)] = stored.shape[1:3]
+            _, height, width, _ = stored.shape
+            self.unfolded[len(self.inputs)] = height, width
             strides = stored.strides
         elif strides is None:
             return self.place(self.compact(stored), shape)

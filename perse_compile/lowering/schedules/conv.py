@@ -14,12 +14,13 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from perse_compile.lowering.schedules.common import divisor, open_schedule, vectorise
-from perse_compile.lowering.schedules.prefetch import Walk, prefetch
+from perse_compile.lowering.schedules.prefetch import Walk, begin_with, next_weights
 from perse_compile.targets import Target
 
 CHAINS = 8  # independent accumulators that hide the latency of FMA: 4 cycles, two a cycle
 FEWEST_TASKS, SHORTEST_PIECE = 8, 48
 STEP = 2  # multiplications in the time that a step of the innermost loop takes besides
+ADDRESSES = 8  # pixels of one tile that may lie anywhere: each takes a register
 GAPS = 2  # multiplications in the time that it takes to find out where a pixel lies
 
 
@@ -57,9 +58,16 @@ class ConvShape:
 
 
 def choose(
-    shape: ConvShape, target: Target, rows: tuple[int, ...] = (1, 2, 3, 4), channels_first: bool = True
+    shape: ConvShape,
+    target: Target,
+    rows: tuple[int, ...] = (1, 2, 3, 4),
+    widest: int = 16,
+    channels_first: bool = True,
 ) -> ConvKnobs:
-    """Knobs without tuning: fill the registers, keep vectors whole, waste few columns. `rows`: heights allowed."""
+    """Knobs without tuning: fill the registers, keep vectors whole, waste few columns.
+
+    `rows`: heights allowed; `widest`: columns allowed.
+    """
     lanes = target.lanes
     load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
     best: tuple[float, ConvKnobs] | None = None
@@ -68,11 +76,11 @@ def choose(
         for high in rows:
             if shape.height % high:
                 continue
-            for columns in range(1, min(shape.width, 16) + 1):
+            for columns in range(1, min(shape.width, widest) + 1):
                 accumulators = high * columns * vectors
                 if accumulators + vectors + 2 > target.registers and accumulators > 1:
                     continue  # one for the broadcast input, one to spare: LLVM spills otherwise
-                waste = -(-shape.width // columns) * columns / shape.width
+                waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
                 loads = vectors + high * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
                 cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
                 cost *= max(1.0, CHAINS / accumulators)
@@ -101,12 +109,15 @@ def pieces(pixels: int, out_channels: int, target: Target) -> tuple[int, int]:
 def _blocks(shape: ConvShape, lanes: int) -> list[int]:
     grouped = shape.group_out < shape.out_channels
     wide = [lanes * n for n in (2, 1, 3, 4, 6, 8)]
+    if not grouped:
+        return wide
     fitting = [b for b in wide if shape.group_out % b == 0]
-    if fitting:
-        return fitting
-    if grouped:
-        return [divisor(shape.group_out, lanes, lanes // 2, lanes // 4)]
-    return [lanes, 2 * lanes] if shape.group_out > lanes else [lanes]
+    return fitting or [divisor(shape.group_out, lanes, lanes // 2, lanes // 4)]
+
+
+def _waste(size: int, tile: int) -> float:
+    """Whole tiles for `size`, relative to it."""
+    return -(-size // tile) * tile / size
 
 
 def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc:
@@ -120,7 +131,7 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc
     ro, ri = sch.split(r, [None, knobs.unroll])
     outer = (co, ho) if knobs.channels_first else (ho, co)
     sch.reorder(*outer, wo, y, x, ro, ri, hi, wi, ci)
-    high = int(sch.get(ho).extent) if knobs.channels_first else 1
+    high = int(sch.get(ho).extent)
     task = sch.fuse(*outer)
     sch.parallel(task)
     sch.reverse_compute_at(out, wo, preserve_unit_loops=True)
@@ -133,30 +144,45 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc
     for loop in tile:
         sch.unroll(loop)
     sch.vectorize(vector)
-    return prefetch(sch.mod["main"], _walk(sch, weights, high, (task, wo, y, x, ro), knobs.unroll * knobs.block))
+    task_loop, column, *steps = (sch.get(loop) for loop in (task, wo, y, x, ro))
+    number = task_loop.loop_var
+    if knobs.channels_first:
+        block, row = number // high, number % high
+    else:
+        block, row, high = number, 0, 1
+    ahead = _next_weights(weights, knobs, block, (row, high), [column, *steps])
+    return begin_with(sch.mod["main"], steps[-1].loop_var, ahead)
 
 
-def _walk(sch: s_tir.Schedule, weights: tirx.Buffer, high: int, loops: tuple[Any, ...], step_size: int) -> Walk:
-    """`high`: of the tasks that share one block of weights."""
-    found = [sch.get(loop) for loop in loops]
-    task, column, y, x, step = (loop.loop_var for loop in found)
-    wide, tall, broad, steps = (int(loop.extent) for loop in found[1:])
-    return Walk(
+def _next_weights(
+    weights: tirx.Buffer, knobs: ConvKnobs, block: Any, row: tuple[Any, int], loops: list[tirx.For]
+) -> list[tirx.Stmt]:
+    """`row`: which of how many that use the same weights; `loops`: over columns, y, x, r."""
+    column, y, x, r = (loop.loop_var for loop in loops)
+    wide, tall, broad, steps = (int(loop.extent) for loop in loops)
+    size = knobs.unroll * knobs.block
+    walk = Walk(
         weights=weights,
-        loop=found[-1],
-        block=task // high,
-        block_size=tall * broad * steps * step_size,
-        passes=high * wide,
-        at_pass=task % high * wide + column,
-        at_step=(y * broad + x) * steps + step,
-        step_size=step_size,
+        block=block,
+        block_size=tall * broad * steps * size,
+        passes=row[1] * wide,
+        at_pass=row[0] * wide + column,
+        at_step=(y * broad + x) * steps + r,
+        step_size=size,
     )
+    return next_weights(walk)
 
 
 def _finish_output(sch: s_tir.Schedule, out: object, knobs: ConvKnobs, lanes: int) -> None:
+    channels = int(sch.mod["main"].params[-1].shape[-1])
     loops = sch.get_loops(out)
     h, w, c = loops[-3:]
-    if int(sch.get(c).extent) == knobs.block:
+    size = int(sch.get(c).extent)
+    if channels % knobs.block and size > lanes:  # the last block goes beyond the last channel, whole vectors do not
+        vectors, c = sch.split(c, [None, lanes])
+        sch.unroll(vectors)
+        sch.vectorize(c)
+    elif size == knobs.block:
         vectorise(sch, c, lanes)
     sch.unroll(w)
     sch.unroll(h)

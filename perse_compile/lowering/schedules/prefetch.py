@@ -1,28 +1,29 @@
 """Weights on their way from memory while the ones before them are still in use.
 
-Convolutions go through their weights block by block and through one block many times: the first time at the speed of
-memory, later at the speed of the cache. Processors fetch ahead only what follows the present address. So each pass
-over a block asks for its share of the next block.
+Processors fetch ahead only what follows the address in use. A convolution goes through its weights block by block
+and through one block many times, the first time at the speed of memory, later at the speed of the cache: so each
+pass over a block asks for its share of the next one.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import s_tir, tirx
 
 LINE = 16  # floats in a cache line
-NEAR = 8192  # floats of weights that are in the cache anyhow
+NEAR = 8192  # floats of weights that stay in the cache anyhow
 FOR_READING, INTO_FIRST_CACHE, DATA = 0, 3, 1  # arguments of LLVM's intrinsic
 
 
 @dataclass(frozen=True)
 class Walk:
-    """How a kernel goes through its weights: TIR expressions of its loop variables."""
+    """How a kernel goes through its weights; expressions of its loops' variables."""
 
     weights: tirx.Buffer
-    loop: tirx.For  # innermost loop, whose steps lie one behind another in memory
     block: Any  # number of the block of weights in use
     block_size: int  # floats
     passes: int  # over one block
@@ -31,54 +32,56 @@ class Walk:
     step_size: int  # floats
 
 
-def prefetch(func: tirx.PrimFunc, walk: Walk) -> tirx.PrimFunc:
-    """The same function with requests for the next block of weights in `walk.loop`."""
+def next_weights(walk: Walk) -> list[tirx.Stmt]:
+    """Requests for one step's share of the next block; none where all weights are near."""
     sizes = [int(size) for size in walk.weights.shape]
+    if math.prod(sizes) <= NEAR:
+        return []
     lines = -(-walk.step_size // LINE)
     share = -(-lines // walk.passes)
-    if walk.block_size * walk.passes == 0 or _product(sizes) <= NEAR:
-        return func
-    at_pass = walk.at_pass % (lines // share) if walk.passes > lines // share else walk.at_pass
+    turns = lines // share  # passes after which all is asked for
+    at_pass = walk.at_pass % turns if walk.passes > turns else walk.at_pass
     steps = walk.block_size // walk.step_size
     first = (walk.block + 1) * walk.block_size + (at_pass * steps + walk.at_step) * share * LINE
     innermost = [0] * (len(sizes) - 1)
-    requests = [
-        tirx.Evaluate(
-            tirx.call_llvm_intrin(
-                "void",
-                "llvm.prefetch.p0",
-                tirx.address_of(tirx.BufferLoad(walk.weights, [*innermost, first + line * LINE])),
-                FOR_READING,
-                INTO_FIRST_CACHE,
-                DATA,
-            )
-        )
-        for line in range(share)
-    ]
+    return [request(walk.weights, [*innermost, first + line * LINE]) for line in range(share)]
+
+
+def request(buffer: tirx.Buffer, indices: Sequence[Any]) -> tirx.Stmt:
+    """Ask for the cache line where an element lies; it may lie beyond the end."""
+    address = tirx.address_of(tirx.BufferLoad(buffer, list(indices)))
+    return tirx.Evaluate(
+        tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, FOR_READING, INTO_FIRST_CACHE, DATA)
+    )
+
+
+def begin_with(func: tirx.PrimFunc, loop: tirx.Var, first: Sequence[tirx.Stmt]) -> tirx.PrimFunc:
+    """The same function where the loop of this variable begins every turn with these statements."""
+    if not first:
+        return func
     root = func.body.block
-    body = _inside(root.body, walk.loop.loop_var, requests)
     block = s_tir.SBlock(
         root.iter_vars,
         root.reads,
         root.writes,
         root.name_hint,
-        body,
+        _begun(root.body, loop, first),
         root.init,
         root.alloc_buffers,
         root.match_buffers,
         root.annotations,
     )
-    realized = s_tir.SBlockRealize(func.body.iter_values, func.body.predicate, block)
-    return tirx.PrimFunc(func.params, realized, func.ret_type, func.attrs)
+    body = s_tir.SBlockRealize(func.body.iter_values, func.body.predicate, block)
+    return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
 
 
-def _inside(statement: tirx.Stmt, loop: tirx.Var, requests: list[tirx.Stmt]) -> tirx.Stmt:
+def _begun(statement: tirx.Stmt, loop: tirx.Var, first: Sequence[tirx.Stmt]) -> tirx.Stmt:
     if isinstance(statement, tirx.SeqStmt):
-        return tirx.SeqStmt([_inside(each, loop, requests) for each in statement.seq])
+        return tirx.SeqStmt([_begun(each, loop, first) for each in statement.seq])
     if not isinstance(statement, tirx.For):
         return statement
     found = statement.loop_var.same_as(loop)
-    body = tirx.SeqStmt([*requests, statement.body]) if found else _inside(statement.body, loop, requests)
+    body = tirx.SeqStmt([*first, statement.body]) if found else _begun(statement.body, loop, first)
     return tirx.For(
         statement.loop_var,
         statement.min,
@@ -88,10 +91,3 @@ def _inside(statement: tirx.Stmt, loop: tirx.Var, requests: list[tirx.Stmt]) -> 
         statement.thread_binding,
         statement.annotations,
     )
-
-
-def _product(sizes: list[int]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
