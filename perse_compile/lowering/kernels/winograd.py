@@ -166,7 +166,9 @@ def _multiply(scope: Scope, weight: Array, name: str, matrices: Matrices, tiles:
     shape = conv.ConvShape(n * n, count, filters, filters, channels, (1, 1))
     knobs = conv.choose(shape, scope.target, rows=(1,), channels_first=False)
     spectrum = np.einsum("pi,ocij,qj->pqoc", matrices.filter, weight.astype(np.float64), matrices.filter)
-    packed = spectrum.reshape(n * n, filters // knobs.block, knobs.block, channels).transpose(0, 1, 3, 2)
+    blocks = -(-filters // knobs.block)
+    whole = np.pad(spectrum.reshape(n * n, filters, channels), ((0, 0), (0, blocks * knobs.block - filters), (0, 0)))
+    packed = whole.reshape(n * n, blocks, knobs.block, channels).transpose(0, 1, 3, 2)
     result = _spectrum(tiles.name.replace(".tiles", ".products"), n, count, filters)
     data, weights = tiles.as_value().tensor, te.placeholder(packed.shape, name="weights")
     wide = -(-count // knobs.columns) * knobs.columns
@@ -178,7 +180,7 @@ def _multiply(scope: Scope, weight: Array, name: str, matrices: Matrices, tiles:
         image, value = data[p // n + y, p % n + x, tile, r], weights[p, c // knobs.block, r, c % knobs.block]
         return te.sum(image * value, axis=[y, x, r])
 
-    acc = te.compute((n * n, wide, filters), product, name="acc")
+    acc = te.compute((n * n, wide, blocks * knobs.block), product, name="acc")
     out = te.compute(result.shape, lambda p, q, t, c: acc[p * n + q, t, c], name="products")
     func = te.create_prim_func([data, weights, out]).with_attrs(
         {"macs": shape.macs, "what": f"winograd product {n * n} x {count}x{channels}x{filters}"}
