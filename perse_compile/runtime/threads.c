@@ -1,13 +1,16 @@
 /* threads.c - a small pool under TVM's parallel launch, and the workspace of its kernels.
  *
  * A launch is a round: the tasks are claimed one by one by the caller and every worker. Workers spin for some
- * microseconds after a round, since the next one mostly follows at once, and then sleep. */
-#define _POSIX_C_SOURCE 200809L
+ * microseconds after a round, since the next one mostly follows at once, and then sleep. Workers keep off the core
+ * that the caller runs on: schedulers wake a thread beside the one that wakes it, and may leave it there for long. */
+#define _GNU_SOURCE
 #include "inside.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 typedef struct {
@@ -22,12 +25,15 @@ enum { PAGE = 4096, PAGES = PERSE_WORKSPACE / PAGE, MIDDLE = UINT16_MAX };
 struct perse_pool {
     int threads, started, spin;
     pthread_t *worker; /* [threads - 1] */
+    atomic_int *tid; /* [threads - 1]; 0 until the worker runs */
+    cpu_set_t cores; /* that the process may use */
+    atomic_int caller_core; /* which the workers keep off */
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     parallel_task task; /* of this round, with the next; they do not change while any of its tasks is unfinished */
     void *closure;
     _Atomic uint64_t tickets; /* round << 32 | tasks << 16 | the next task: one word, so that no claim mixes two rounds */
-    atomic_int finished, sleeping, failed;
+    atomic_int finished, sleeping, failed, begun;
     atomic_bool stop;
     pthread_mutex_t workspace_lock;
     uint8_t *workspace; /* [PERSE_WORKSPACE] */
@@ -70,16 +76,34 @@ static void claim_tasks(perse_pool *pool) {
 
 static bool idle(perse_pool *pool) { return all_claimed(atomic_load(&pool->tickets)) && !atomic_load(&pool->stop); }
 
+/* The core is not the workers' as long as the caller has it; without others nothing changes. */
+static void keep_off(perse_pool *pool, int tid, int core) {
+    cpu_set_t others = pool->cores;
+    CPU_CLR((size_t)core, &others);
+    if (tid != 0 && CPU_COUNT(&others) > 0) (void)sched_setaffinity(tid, sizeof others, &others);
+}
+
+/* Once per inference: a system call for each worker, and only if the caller has moved. */
+static void note_caller(perse_pool *pool) {
+    int core = sched_getcpu();
+    if (pool->started == 0 || core < 0 || core == atomic_load(&pool->caller_core)) return;
+    atomic_store(&pool->caller_core, core);
+    for (int i = 0; i < pool->started; i++) keep_off(pool, atomic_load(&pool->tid[i]), core);
+}
+
 static void *work(void *argument) {
     perse_pool *pool = argument;
     current = pool;
     inside_task = true;
+    int number = atomic_fetch_add(&pool->begun, 1);
+    atomic_store(&pool->tid[number], (int)syscall(SYS_gettid));
+    keep_off(pool, atomic_load(&pool->tid[number]), atomic_load(&pool->caller_core));
     while (!atomic_load(&pool->stop)) {
         for (int i = 0; i < pool->spin && idle(pool); i++) relax();
         if (idle(pool)) {
             pthread_mutex_lock(&pool->lock);
             atomic_fetch_add(&pool->sleeping, 1);
-            while (idle(pool)) pthread_cond_wait(&pool->wake, &pool->lock);
+            if (idle(pool)) pthread_cond_wait(&pool->wake, &pool->lock); /* too late for this round? spin for the next */
             atomic_fetch_sub(&pool->sleeping, 1);
             pthread_mutex_unlock(&pool->lock);
         }
@@ -171,9 +195,10 @@ static void set_pointers(void) {
 perse_pool *perse_pool_carve(perse_carver *c, int threads) {
     perse_pool *pool = perse_carve(c, 1, sizeof *pool);
     pthread_t *worker = perse_carve(c, (uint64_t)threads, sizeof *worker);
+    atomic_int *tid = perse_carve(c, (uint64_t)threads, sizeof *tid);
     uint8_t *workspace = perse_carve(c, PERSE_WORKSPACE, 1);
     if (workspace == NULL) return NULL;
-    *pool = (perse_pool){.threads = threads, .worker = worker, .workspace = workspace};
+    *pool = (perse_pool){.threads = threads, .worker = worker, .tid = tid, .workspace = workspace};
     pool->spin = threads <= perse_cores() ? 4000 : 0;
     return pool;
 }
@@ -185,6 +210,9 @@ perse_status perse_pool_start(perse_pool *pool) {
     pthread_mutex_init(&pool->workspace_lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);
+    for (int i = 0; i < pool->threads; i++) atomic_init(&pool->tid[i], 0);
+    if (sched_getaffinity(0, sizeof pool->cores, &pool->cores) != 0) CPU_ZERO(&pool->cores);
+    atomic_store(&pool->caller_core, sched_getcpu());
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, 1u << 20);
@@ -209,6 +237,7 @@ void perse_pool_stop(perse_pool *pool) {
 
 void perse_pool_enter(perse_pool *pool) {
     current = pool;
+    note_caller(pool);
     memset(pool->taken, 0, sizeof pool->taken); /* what a failed kernel left behind */
     perse_fail(PERSE_OK, "");
 }
