@@ -1,6 +1,7 @@
 /* threads.c - a small pool under TVM's parallel launch, and the workspace of its kernels.
  *
- * A launch is a round: the tasks are claimed one by one by the caller and every worker. Workers spin for some
+ * A launch is a round. Every thread has its share of the tasks, one behind the other, so that in one kernel after the
+ * other it works on the same part of the image, which its core's cache holds; then it helps the others. Workers spin some
  * microseconds after a round, since the next one mostly follows at once, and then sleep. Workers keep off the core
  * that the caller runs on: schedulers wake a thread beside the one that wakes it, and may leave it there for long. */
 #define _GNU_SOURCE
@@ -32,7 +33,8 @@ struct perse_pool {
     pthread_cond_t wake, done;
     parallel_task task; /* of this round, with the next; they do not change while any of its tasks is unfinished */
     void *closure;
-    _Atomic uint64_t tickets; /* round << 32 | tasks << 16 | the next task: one word, so that no claim mixes two rounds */
+    int tasks;
+    _Atomic uint64_t *share; /* [threads] round << 32 | end << 16 | the next task: one word, so no claim mixes two rounds */
     atomic_int finished, sleeping, failed, begun;
     atomic_bool stop;
     pthread_mutex_t workspace_lock;
@@ -56,25 +58,33 @@ int perse_cores(void) {
     return cores < 1 ? 1 : cores > PERSE_MAX_THREADS ? PERSE_MAX_THREADS : (int)cores;
 }
 
-static bool all_claimed(uint64_t tickets) { return (tickets & 0xffff) >= (tickets >> 16 & 0xffff); }
+static bool all_claimed(uint64_t share) { return (share & 0xffff) >= (share >> 16 & 0xffff); }
 
-/* Whoever is awake takes the next task; nobody waits for a thread that has not begun. */
-static void claim_tasks(perse_pool *pool) {
-    for (uint64_t tickets = atomic_load(&pool->tickets); !all_claimed(tickets);) {
-        if (!atomic_compare_exchange_weak(&pool->tickets, &tickets, tickets + 1)) continue;
-        int tasks = (int)(tickets >> 16 & 0xffff);
+static void claim_share(perse_pool *pool, _Atomic uint64_t *of) {
+    for (uint64_t share = atomic_load(of); !all_claimed(share);) {
+        if (!atomic_compare_exchange_weak(of, &share, share + 1)) continue;
+        int tasks = pool->tasks;
         parallel_env env = {NULL, tasks};
-        if (pool->task((int)(tickets & 0xffff), &env, pool->closure) != 0) atomic_store(&pool->failed, 1);
+        if (pool->task((int)(share & 0xffff), &env, pool->closure) != 0) atomic_store(&pool->failed, 1);
         if (atomic_fetch_add(&pool->finished, 1) == tasks - 1) {
             pthread_mutex_lock(&pool->lock);
             pthread_cond_signal(&pool->done);
             pthread_mutex_unlock(&pool->lock);
         }
-        tickets = atomic_load(&pool->tickets);
+        share = atomic_load(of);
     }
 }
 
-static bool idle(perse_pool *pool) { return all_claimed(atomic_load(&pool->tickets)) && !atomic_load(&pool->stop); }
+/* A thread's own share, then what is left of the others': nobody waits for a thread that has not begun. */
+static void claim_tasks(perse_pool *pool, int thread) {
+    for (int i = 0; i < pool->threads; i++) claim_share(pool, &pool->share[(thread + i) % pool->threads]);
+}
+
+static bool idle(perse_pool *pool) {
+    for (int i = 0; i < pool->threads; i++)
+        if (!all_claimed(atomic_load(&pool->share[i]))) return false;
+    return !atomic_load(&pool->stop);
+}
 
 /* The core is not the workers' as long as the caller has it; without others nothing changes. */
 static void keep_off(perse_pool *pool, int tid, int core) {
@@ -107,7 +117,7 @@ static void *work(void *argument) {
             atomic_fetch_sub(&pool->sleeping, 1);
             pthread_mutex_unlock(&pool->lock);
         }
-        claim_tasks(pool);
+        claim_tasks(pool, number + 1);
     }
     return NULL;
 }
@@ -131,12 +141,17 @@ static int launch(parallel_task task, void *closure, int num_task) {
     int tasks = num_task == 0 ? pool->threads : num_task;
     pool->task = task;
     pool->closure = closure;
+    pool->tasks = tasks;
     atomic_store(&pool->finished, 0);
     atomic_store(&pool->failed, 0);
-    atomic_store(&pool->tickets, ((atomic_load(&pool->tickets) >> 32) + 1) << 32 | (uint64_t)tasks << 16);
+    for (int i = 0; i < pool->threads; i++) {
+        uint64_t first = (uint64_t)(tasks * i / pool->threads), end = (uint64_t)(tasks * (i + 1) / pool->threads);
+        uint64_t round = (atomic_load(&pool->share[i]) >> 32) + 1;
+        atomic_store(&pool->share[i], round << 32 | end << 16 | first);
+    }
     wake_sleepers(pool);
     inside_task = true;
-    claim_tasks(pool);
+    claim_tasks(pool, 0);
     inside_task = false;
     for (int i = 0; i < pool->spin && atomic_load(&pool->finished) < tasks; i++) relax();
     if (atomic_load(&pool->finished) < tasks) {
@@ -195,10 +210,11 @@ static void set_pointers(void) {
 perse_pool *perse_pool_carve(perse_carver *c, int threads) {
     perse_pool *pool = perse_carve(c, 1, sizeof *pool);
     pthread_t *worker = perse_carve(c, (uint64_t)threads, sizeof *worker);
+    _Atomic uint64_t *share = perse_carve(c, (uint64_t)threads, sizeof *share);
     atomic_int *tid = perse_carve(c, (uint64_t)threads, sizeof *tid);
     uint8_t *workspace = perse_carve(c, PERSE_WORKSPACE, 1);
     if (workspace == NULL) return NULL;
-    *pool = (perse_pool){.threads = threads, .worker = worker, .tid = tid, .workspace = workspace};
+    *pool = (perse_pool){.threads = threads, .worker = worker, .share = share, .tid = tid, .workspace = workspace};
     pool->spin = threads <= perse_cores() ? 4000 : 0;
     return pool;
 }
@@ -210,7 +226,10 @@ perse_status perse_pool_start(perse_pool *pool) {
     pthread_mutex_init(&pool->workspace_lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);
-    for (int i = 0; i < pool->threads; i++) atomic_init(&pool->tid[i], 0);
+    for (int i = 0; i < pool->threads; i++) {
+        atomic_init(&pool->tid[i], 0);
+        atomic_init(&pool->share[i], 0);
+    }
     if (sched_getaffinity(0, sizeof pool->cores, &pool->cores) != 0) CPU_ZERO(&pool->cores);
     atomic_store(&pool->caller_core, sched_getcpu());
     pthread_attr_t attributes;

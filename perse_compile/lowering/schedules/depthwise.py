@@ -1,4 +1,4 @@
-"""Depthwise convolution and pooling: a few rows and columns of a few vectors of channels, all taps of a row unrolled."""
+"""Depthwise convolution and pooling: a few rows, columns and vectors of channels, all taps of a row unrolled."""
 
 from __future__ import annotations
 
