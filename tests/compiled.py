@@ -14,7 +14,7 @@ from torch import fx
 
 from perse_compile import targets
 from perse_compile.building.object_code import compile_kernels
-from perse_compile.lowering.kernels.scope import Stored
+from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.network import Clock
 from perse_compile.lowering.plan import place, prim_funcs, read_line
@@ -62,16 +62,12 @@ def run_compiled(
     module: fx.GraphModule, x: torch.Tensor, folder: Path, target: str = "x86_64-linux"
 ) -> np.ndarray[Any, Any]:
     """x (1,C,H,W) -> the result in logical order, computed by compiled kernels in three parallel tasks."""
-    device, nodes = targets.load(target), list(module.graph.nodes)
-    source, result = nodes[0], nodes[-1].args[0]
-    _, c, h, w = x.shape
+    device = targets.load(target)
     builder = ModuleBuilder(device)
-    entering = Stored(source.name, (1, h, w, c), default_order(4))
-    values = {source.name: entering}
-    calls = lower_nodes(nodes, {result}, values, weights_of(module), device)  # type: ignore[arg-type]
-    stored = values[result.name]  # type: ignore[union-attr]
+    calls, values = lowered(module, target)
+    entering, stored = values[next(iter(module.graph.nodes)).name], values[result_of(module).name]
     if not calls:
-        return _logical(x.numpy().transpose(0, 2, 3, 1).reshape(stored.shape), stored)
+        return _logical(x.numpy().transpose(0, 2, 3, 1).ravel(), stored)
     builder.add_function("net", [entering], calls, [stored])
     ir = builder.module()
     line, clock = read_line(ir, "net"), Clock()
@@ -102,11 +98,30 @@ def run_compiled(
     assert library.net(pointers, ctypes.c_void_p(memory.ctypes.data)) == 0
     buffer = line.results[0].buffer
     assert buffer is not None
-    flat = memory[buffer.offset // 4 : buffer.offset // 4 + int(np.prod(stored.shape))]
-    return _logical(flat.reshape(stored.shape), stored)
+    return _logical(memory[buffer.offset // 4 : (buffer.offset + buffer.size) // 4], stored)
 
 
-def _logical(array: np.ndarray[Any, Any], stored: Stored) -> np.ndarray[Any, Any]:
+def lowered(module: fx.GraphModule, target: str = "x86_64-linux") -> tuple[list[KernelCall], dict[str, Stored]]:
+    """The kernel calls of a graph, and where every value lies."""
+    nodes = list(module.graph.nodes)
+    c, h, w = nodes[0].meta["shape"]
+    values = {nodes[0].name: Stored(nodes[0].name, (1, h, w, c), default_order(4))}
+    calls = lower_nodes(nodes, {result_of(module)}, values, weights_of(module), targets.load(target))
+    return calls, values
+
+
+def result_of(module: fx.GraphModule) -> fx.Node:
+    result = list(module.graph.nodes)[-1].args[0]
+    assert isinstance(result, fx.Node)
+    return result
+
+
+def _logical(memory: np.ndarray[Any, Any], stored: Stored) -> np.ndarray[Any, Any]:
+    if stored.strides is None:
+        array = memory.reshape(stored.shape)
+    else:
+        steps = [4 * step for step in stored.strides.steps]
+        array = np.lib.stride_tricks.as_strided(memory[stored.strides.offset :], stored.shape, steps)
     return array.transpose([stored.order.index(i) for i in range(len(stored.order))])
 
 

@@ -14,7 +14,7 @@ from torch import fx
 from perse_compile import ops
 from perse_compile.errors import LoweringError
 
-from .compiled import graph_of, run_compiled
+from .compiled import graph_of, lowered, run_compiled
 
 Build = Callable[..., fx.Node]
 
@@ -377,10 +377,6 @@ def test_unknown_operation_is_refused(tmp_path: Path) -> None:
 
 def test_margins_instead_of_copies(tmp_path: Path) -> None:
     """Kernels write the zeros around their images; nothing but the narrow image and the graph's input is copied."""
-    from perse_compile import targets
-    from perse_compile.lowering.kernels.scope import Stored
-    from perse_compile.lowering.module import lower_nodes, weights_of
-    from perse_compile.lowering.values import CHANNELS_LAST
 
     def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
         def conv(name: str, source: fx.Node, size: int, groups: int = 1, stride: int = 1) -> fx.Node:
@@ -395,11 +391,7 @@ def test_margins_instead_of_copies(tmp_path: Path) -> None:
         return conv("w3", call(g, ops.relu6, conv("w4", strided, 1)), 3)
 
     check(build, (16, 21, 19), tmp_path)
-    module = graph_of(build, (16, 21, 19))
-    nodes = list(module.graph.nodes)
-    values = {nodes[0].name: Stored(nodes[0].name, (1, 21, 19, 16), CHANNELS_LAST)}
-    result = nodes[-1].args[0]
-    calls = lower_nodes(nodes, {result}, values, weights_of(module), targets.load("x86_64-linux"))  # type: ignore[arg-type]
+    calls, values = lowered(graph_of(build, (16, 21, 19)))
     assert [c.hint for c in calls if c.hint in ("pad", "copy")] == ["pad"]
     pooled = next(stored for name, stored in values.items() if "max_pool" in name)
     assert pooled.margins == (2, 2, 2, 2)

@@ -6,6 +6,7 @@ only it feeds, or a chain of element-wise and data-moving nodes alone.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -17,6 +18,7 @@ ANCHORS = {
     "layer_norm", "softmax", "pool_features",
 }  # fmt: skip
 ELEMENTWISE = {*UNARY, *BINARY, "affine"}
+WRITES_IMAGES = {"conv2d", "max_pool2d", "avg_pool2d", "slice_dim", "pad", "channel_shuffle", "concat", *ELEMENTWISE}
 MOVES = {"concat", "slice_dim", "reshape", "permute", "channel_shuffle", "pad"}
 
 
@@ -36,22 +38,30 @@ def op_of(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def group_nodes(nodes: list[fx.Node], kept: set[fx.Node]) -> list[Group]:
-    """Groups in execution order. `kept` are nodes whose value is needed outside (the stage's output)."""
+def group_nodes(nodes: list[fx.Node], kept: set[fx.Node], alone: Collection[fx.Node] = ()) -> list[Group]:
+    """Groups in execution order. `kept` are nodes whose value is needed outside (the stage's output).
+
+    `alone` are nodes that compute nothing; so are slices of channels, which are another view of an image.
+    """
     group_of: dict[fx.Node, Group] = {}
     groups: list[Group] = []
     for node in nodes:
         if node.op != "call_function":
             continue
-        group = _group_to_join(node, group_of, groups, kept)
+        group = None if node in alone or _is_view(node) else _group_to_join(node, group_of, groups, kept)
         if group is None:
             group = Group()
         else:
             groups.remove(group)
         group.nodes.append(node)
-        group_of[node] = group
+        if node not in alone and not _is_view(node):
+            group_of[node] = group
         groups.append(group)  # a group runs where its last node stands: all its other inputs exist by then
     return groups
+
+
+def _is_view(node: fx.Node) -> bool:
+    return op_of(node) == "slice_dim" and bool(node.args[1] == 1)
 
 
 def _group_to_join(

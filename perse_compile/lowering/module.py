@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import fx
 from tvm import relax, tirx
 
-from perse_compile.lowering.fuse import Group, group_nodes
+from perse_compile.lowering.concatenation import find_parts
+from perse_compile.lowering.fuse import Group, group_nodes, op_of
 from perse_compile.lowering.kernels import lower_group
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
+from perse_compile.lowering.scaling import find_scaled
 from perse_compile.lowering.values import Constant
 from perse_compile.targets import Target
 
@@ -45,7 +47,12 @@ class ModuleBuilder:
                         bound[s.key] if isinstance(s, Constant) else self._seen_as(values[s[0]], s[1])
                         for s in call.inputs
                     ]
-                    result = relax.op.call_tir(kernel, arguments, relax.TensorType(call.shape, "float32"))
+                    kind = relax.TensorType(call.shape, "float32")
+                    if call.continues:
+                        arguments.append(values[call.output])
+                        result = relax.op.call_tir_inplace(kernel, arguments, len(call.inputs), kind)
+                    else:
+                        result = relax.op.call_tir(kernel, arguments, kind)
                     values[call.output] = self.builder.emit(result)
                 results = [self.builder.emit_output(self._seen_as(values[s.name], s.memory)) for s in outputs]
             self.builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
@@ -98,9 +105,11 @@ def lower_nodes(
 ) -> list[KernelCall]:
     """Kernel calls for a straight line of nodes; `values` gains every stored result."""
     calls: list[KernelCall] = []
-    groups: list[Group] = group_nodes(nodes, kept)
+    parts = find_parts(nodes, target)
+    scales = find_scaled(nodes, kept)
+    groups: list[Group] = group_nodes(nodes, kept, {*scales, *(node for node in parts if op_of(node) == "concat")})
     for group in groups:
-        calls += lower_group(group, values, weight_of, target)
+        calls += lower_group(group, values, weight_of, target, parts, scales)
     return calls
 
 

@@ -13,11 +13,10 @@ from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.heads import TrainingStep, head_inputs, lower_head, lower_training
 from perse_compile.lowering.kernels import margins
-from perse_compile.lowering.kernels.scope import KernelCall, Stored
+from perse_compile.lowering.kernels.scope import KernelCall, Stored, copy
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.plan import Argument, Buffer, Line, place, prim_funcs, read_line
 from perse_compile.lowering.schedules import elementwise
-from perse_compile.lowering.strided import with_strides
 from perse_compile.lowering.values import CHANNELS_LAST, Constant
 from perse_compile.program import Exit, Program
 from perse_compile.shapes import annotate_shapes
@@ -134,7 +133,7 @@ def _add_inputs(builder: ModuleBuilder, program: Program) -> Stored:
         ("input_u8", "uint8", [pixels, s, b, normalised], [scale, shift]),
         ("input_f32", "float32", [ready, copied], []),
     ):
-        func = margins.write(te.create_prim_func(parameters), image)
+        func = margins.write(margins.begin(te.create_prim_func(parameters), image), image)
         schedule = partial(elementwise.schedule, target=builder.target)
         call = KernelCall(name, func, schedule, [("pixels", shape), *constants], image.name, image.memory)
         builder.add_function(name, [Stored("pixels", shape, CHANNELS_LAST, dtype)], [call], [image])
@@ -149,22 +148,12 @@ def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dic
     inside = {stage.input: entering}
     calls = lower_nodes(nodes, {tap}, inside, weights_of(program.module), builder.target)
     if inside[tap.name].name == entering.name:  # the stage only looks at its input differently
-        calls, inside[tap.name] = (
-            [*calls, _copy(entering, tap.name, builder.target)],
-            replace(inside[tap.name], name=tap.name, strides=None, margins=(0, 0, 0, 0)),
-        )
+        seen = inside[tap.name]
+        inside[tap.name] = Stored(tap.name, seen.shape, seen.order)
+        calls.append(copy(seen, inside[tap.name], builder.target))
     result = inside[tap.name]
     builder.add_function(f"stage_{stage.name}", [entering], calls, [result])
     values[tap.name] = replace(result, name=tap.name)
-
-
-def _copy(source: Stored, name: str, target: Target) -> KernelCall:
-    data = source.as_value().tensor
-    func = te.create_prim_func([data, te.compute(source.shape, lambda *i: data(*i) * constant(1.0), name="copy")])
-    func = with_strides(func, {0: source.strides} if source.strides else {})
-    return KernelCall(
-        "copy", func, partial(elementwise.schedule, target=target), [(source.name, source.memory)], name, source.shape
-    )
 
 
 def _add_pool(builder: ModuleBuilder, program: Program, exit: Exit, values: dict[str, Stored]) -> None:

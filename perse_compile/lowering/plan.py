@@ -93,6 +93,10 @@ def _bind(line: Line, value: Any, where: dict[Any, Any]) -> Any:
         line.buffers += [output.buffer for output in outputs if output.buffer]
         line.calls.append(Call(kernel, [*arguments, *outputs]))
         return tuple(outputs) if many else outputs[0]
+    if isinstance(value, relax.Call) and value.op.name == "relax.call_tir_inplace":
+        kernel, arguments = value.args[0].name_hint, [_bind(line, a, where) for a in value.args[1].fields]
+        line.calls.append(Call(kernel, arguments))
+        return arguments[-1]
     raise LoweringError(f"{line.name}: no plan for {value}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,20 @@ class Value:
 def default_order(rank: int) -> tuple[int, ...]:
     """Images lie channels-last, anything else as it is."""
     return CHANNELS_LAST if rank == 4 else tuple(range(rank))
+
+
+def transposed(value: Value, order: tuple[int, ...]) -> Value:
+    """The same logical tensor in another memory order (as an expression, to be inlined)."""
+    if value.order == order:
+        return value
+    sizes = value.logical
+    shape = tuple(sizes[i] for i in order)
+
+    def at(*index: Any) -> Any:
+        logical = dict(zip(order, index, strict=True))
+        return value.tensor(*[logical[i] for i in value.order])
+
+    return Value(te.compute(shape, at, name="transposed"), order)
 
 
 @dataclass(frozen=True)

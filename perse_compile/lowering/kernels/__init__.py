@@ -6,7 +6,7 @@ copy into a zero-padded buffer where a convolution or pooling needs it, or none 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -15,9 +15,9 @@ from tvm import te
 
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import BINARY, UNARY
-from perse_compile.lowering.fuse import ANCHORS, Group, op_of
+from perse_compile.lowering.fuse import ANCHORS, WRITES_IMAGES, Group, op_of
 from perse_compile.lowering.kernels import margins, moves, normalisation, pointwise, pooling, products
-from perse_compile.lowering.kernels.scope import Array, KernelCall, Scope, Stored, args_of
+from perse_compile.lowering.kernels.scope import Array, KernelCall, Part, Scales, Scope, Stored, args_of, copy
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.strided import unfold_rows, with_strides
 from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order
@@ -25,13 +25,28 @@ from perse_compile.targets import Target
 
 
 def lower_group(
-    group: Group, values: dict[str, Stored], weights: Callable[[fx.Node], Array], target: Target
+    group: Group,
+    values: dict[str, Stored],
+    weights: Callable[[fx.Node], Array],
+    target: Target,
+    parts: Mapping[fx.Node, Part],
+    scales: Scales,
 ) -> list[KernelCall]:
-    """Kernel calls of one group; enters the stored result under the last node's name in `values`."""
-    if len(group.nodes) == 1 and (view := as_view(group.last, values)) is not None:
+    """Kernel calls of one group; enters the stored result under the last node's name in `values`.
+
+    `parts`: results that are to lie in an image with others. `scales`: products that a convolution's weights take in.
+    """
+    if group.last in scales:
+        values[group.last.name] = values[scales[group.last][0].name]
+        return []
+    part = parts.get(group.last) if op_of(group.last) in WRITES_IMAGES else None
+    if part is not None and op_of(group.last) == "concat":
+        return join(group.last, parts, values, target)
+    if len(group.nodes) == 1 and part is None and (view := as_view(group.last, values)) is not None:
         values[group.last.name] = view
         return []
-    scope = Scope(values, weights, target, margins.wanted(group.last, target), reads=_stored_inputs(group, values))
+    around = part.image.margins if part else margins.wanted(group.last, target)
+    scope = Scope(values, weights, target, around, part, scales=scales, reads=_stored_inputs(group, values))
     for node in group.nodes:
         op = op_of(node)
         try:
@@ -40,8 +55,9 @@ def lower_group(
             raise LoweringError(f"node {node.name}: no lowering for {op} ({error})") from error
     result = scope.inner[group.last]
     stored = _store(scope, group.last, result)
+    calls = [*scope.before, call(scope, group, result, stored)]
     values[group.last.name] = stored
-    return [*scope.before, call(scope, group, result, stored)]
+    return calls
 
 
 def _stored_inputs(group: Group, values: dict[str, Stored]) -> list[Stored]:
@@ -54,16 +70,23 @@ def _store(scope: Scope, node: fx.Node, result: Value) -> Stored:
     shape = tuple(sizes[i] for i in result.order)
     if result.order != CHANNELS_LAST:
         return Stored(node.name, shape, result.order)
-    return margins.with_margins(node.name, shape, scope.margins)
+    return scope.part.stored() if scope.part else margins.with_margins(node.name, shape, scope.margins)
 
 
 def call(scope: Scope, group: Group, result: Value, stored: Stored) -> KernelCall:
     func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor]).with_attrs(scope.attributes)
-    unfolded = dict(scope.unfolded)
+    unfolded, lies = dict(scope.unfolded), stored
     if scope.rows is not None and stored.strides is not None:
         _, height, width, _ = stored.shape
-        unfolded[len(scope.inputs)] = height, width
-    func = margins.write(with_strides(unfold_rows(func, unfolded), scope.strided), stored)
+        if (strides := stored.strides.seen_as(stored.shape, result.shape)) is not None:
+            lies = replace(stored, strides=strides)
+        else:
+            unfolded[len(scope.inputs)] = height, width
+    func = margins.write(with_strides(unfold_rows(func, unfolded), scope.strided), lies)
+    image = scope.part.image if scope.part else stored
+    begun = any(value.name == stored.name for value in scope.values.values())
+    if not begun:
+        func = margins.begin(func, image)
     schedule = scope.schedule or partial(elementwise.schedule, target=scope.target)
     hint = "_".join(op_of(node) for node in group.nodes[:4])
     return KernelCall(
@@ -73,7 +96,26 @@ def call(scope: Scope, group: Group, result: Value, stored: Stored) -> KernelCal
         [source for _, source in scope.inputs],
         stored.name,
         stored.memory if stored.strides else result.shape,
+        continues=begun,
     )
+
+
+def join(node: fx.Node, parts: Mapping[fx.Node, Part], values: dict[str, Stored], target: Target) -> list[KernelCall]:
+    """Concatenation in place: copies of what does not lie there yet."""
+    part, calls, first = parts[node], [], parts[node].first
+    begun = any(value.name == part.image.name for value in values.values())
+    for source in args_of(node)[0]:
+        stored, here = values[source.name], Part(part.image, first, source.meta["shape"][0])
+        first += here.channels
+        copied_before = f"{source.name} at {here.first}"
+        if here.stored() in (stored, values.get(copied_before)):
+            continue
+        values[copied_before] = here.stored()
+        copied = copy(stored, here.stored(), target, continues=begun)
+        calls.append(copied if begun else replace(copied, func=margins.begin(copied.func, part.image)))
+        begun = True
+    values[node.name] = part.stored()
+    return calls
 
 
 def as_view(node: fx.Node, values: dict[str, Stored]) -> Stored | None:
@@ -90,6 +132,10 @@ def as_view(node: fx.Node, values: dict[str, Stored]) -> Stored | None:
         target = Value(te.placeholder(tuple(shape[i] for i in order)), order)
         if source.strides is None and source.as_value().plain and target.plain:
             return Stored(source.name, target.shape, order)
+    if op == "slice_dim" and args_of(node)[1] == 1:
+        source = values[args_of(node)[0].name]
+        if source.order == CHANNELS_LAST:
+            return replace(Part(source, args_of(node)[2], node.meta["shape"][0]).stored(), name=source.name)
     return None
 
 

@@ -58,12 +58,18 @@ def wanted(node: fx.Node, target: Target) -> Margins:
     around = [NONE]
     for user in node.users:
         pads = needed(user, target)
-        if any(pads) and (lowest(user) == 0 or op_of(node) in NOT_NEGATIVE):
+        if any(pads) and (lowest(user) == 0 or _not_negative(node)):
             around.append(pads)
         elif not (any(pads) or op_of(user) in READS_ROWS | ELEMENTWISE):
             return NONE
     top, below, left, right = (max(sides) for sides in zip(*around, strict=True))
     return top, below, left, right
+
+
+def _not_negative(node: fx.Node) -> bool:
+    if op_of(node) == "concat":
+        return all(_not_negative(source) for source in args_of(node)[0])
+    return op_of(node) in NOT_NEGATIVE
 
 
 def with_margins(name: str, shape: tuple[int, ...], margins: Margins) -> Stored:
@@ -78,13 +84,19 @@ def with_margins(name: str, shape: tuple[int, ...], margins: Margins) -> Stored:
     return Stored(name, shape, CHANNELS_LAST, strides=strides, margins=margins)
 
 
-def write(func: tirx.PrimFunc, image: Stored) -> tirx.PrimFunc:
-    """A kernel, not yet scheduled, made to put its result where `image` lies, with zeros around it.
+def write(func: tirx.PrimFunc, result: Stored) -> tirx.PrimFunc:
+    """A kernel, not yet scheduled, made to put its result where `result` lies."""
+    return func if result.strides is None else with_strides(func, {len(func.params) - 1: result.strides})
+
+
+def begin(func: tirx.PrimFunc, image: Stored) -> tirx.PrimFunc:
+    """A kernel that writes an image, or the first of those that write parts of it, made to put zeros around the image.
 
     The attribute says where: [size, first, rows, row, used]; row i of pixels is [first + i*row, first + i*row + used).
     """
-    if image.strides is None:
+    if image.margins == NONE:
         return func
+    assert image.strides is not None
     _, height, width, channels = image.shape
     zeros = [image.strides.size, image.strides.offset, height, image.strides.steps[1], width * channels]
-    return with_strides(func.with_attr(MARGINS, zeros), {len(func.params) - 1: image.strides})
+    return func.with_attr(MARGINS, zeros)

@@ -10,21 +10,7 @@ from tvm import te, tirx
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.kernels.padding import pad_tensor
 from perse_compile.lowering.kernels.scope import Scope, args_of
-from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order
-
-
-def transposed(value: Value, order: tuple[int, ...]) -> Value:
-    """The same logical tensor in another memory order (as an expression, to be inlined)."""
-    if value.order == order:
-        return value
-    sizes = value.logical
-    shape = tuple(sizes[i] for i in order)
-
-    def at(*index: Any) -> Any:
-        logical = dict(zip(order, index, strict=True))
-        return value.tensor(*[logical[i] for i in value.order])
-
-    return Value(te.compute(shape, at, name="transposed"), order)
+from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order, transposed
 
 
 def concat(scope: Scope, node: fx.Node) -> Value:

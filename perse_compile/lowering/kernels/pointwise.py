@@ -12,9 +12,8 @@ from tvm import te
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import BINARY, UNARY, constant
 from perse_compile.lowering.fuse import op_of
-from perse_compile.lowering.kernels.moves import transposed
 from perse_compile.lowering.kernels.scope import Array, Scope, args_of
-from perse_compile.lowering.values import Value, default_order
+from perse_compile.lowering.values import Value, default_order, transposed
 
 
 def unary(scope: Scope, node: fx.Node) -> Value:

@@ -12,12 +12,11 @@ from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import constant
-from perse_compile.lowering.kernels.moves import transposed
 from perse_compile.lowering.kernels.padding import padded_input
 from perse_compile.lowering.kernels.products import add_bias
 from perse_compile.lowering.kernels.scope import Array, Scope, args_of
 from perse_compile.lowering.schedules import depthwise, elementwise
-from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order
+from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order, transposed
 
 
 def max_pool2d(scope: Scope, node: fx.Node) -> Value:

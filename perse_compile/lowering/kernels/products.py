@@ -14,10 +14,10 @@ from tvm import te, tirx
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.kernels import winograd
 from perse_compile.lowering.kernels.padding import padded_input
-from perse_compile.lowering.kernels.scope import Array, Scope, args_of
-from perse_compile.lowering.schedules import conv
+from perse_compile.lowering.kernels.scope import Array, KernelCall, Scope, Stored, args_of
+from perse_compile.lowering.schedules import conv, elementwise
 from perse_compile.lowering.schedules import depthwise as depthwise_schedule
-from perse_compile.lowering.values import CHANNELS_LAST, Value
+from perse_compile.lowering.values import CHANNELS_LAST, Constant, Value
 
 
 def conv2d(scope: Scope, node: fx.Node) -> Value:
@@ -45,18 +45,48 @@ def conv2d(scope: Scope, node: fx.Node) -> Value:
         height, width = parts, length
         data = scope.read(args_of(node)[0]).tensor if plain else padded_input(scope, node)
         row = None if plain else shape.width
-        tensor = convolve(scope, data, weight, name, merged, knobs_merged, stride, dilation, row)
+        weights = packed_weights(scope, node, name, weight, knobs_merged.block)
+        tensor = convolve(data, weights, merged, knobs_merged, stride, dilation, row)
     else:
-        data = padded_input(scope, node)
-        tensor = convolve(scope, data, weight, name, shape, knobs, stride, dilation)
+        knobs_merged, data = knobs, padded_input(scope, node)
+        weights = packed_weights(scope, node, name, weight, knobs.block)
+        tensor = convolve(data, weights, shape, knobs, stride, dilation)
+    scope.schedule = partial(conv.schedule, knobs=knobs_merged, lanes=scope.target.lanes)
     return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
 
 
+def packed_weights(scope: Scope, node: fx.Node, name: str, weight: Array, block: int) -> te.Tensor:
+    """[blocks][ky][kx][in][block], with the scale of the input's channels where there is one."""
+    out_channels, group_in, kh, kw = weight.shape
+    blocks = -(-out_channels // block)
+    packed = np.zeros((blocks * block, group_in, kh, kw), np.float32)
+    packed[:out_channels] = weight
+    packed = packed.reshape(blocks, block, group_in, kh, kw).transpose(0, 3, 4, 2, 1)
+    source = args_of(node)[0]
+    if source not in scope.scales:
+        return scope.constant(name, packed)
+    scale = scope.values[scope.scales[source][1].name]
+    scale = scope.compact(scale) if scale.strides else scale
+    factor, plain = scale.as_value().tensor, te.placeholder(packed.shape, name="weights")
+
+    def at(b: Any, y: Any, x: Any, r: Any, o: Any) -> Any:
+        return plain[b, y, x, r, o] * factor(*[r if dimension == 1 else 0 for dimension in scale.order])
+
+    scaled = te.compute(packed.shape, at, name="scaled")
+    func = te.create_prim_func([plain, factor, scaled]).with_attr("what", "weights scaled")
+    result = Stored(f"{node.name}.scaled", packed.shape, tuple(range(5)))
+    inputs: list[tuple[str, tuple[int, ...]] | Constant] = [
+        Constant(name, np.ascontiguousarray(packed)),
+        (scale.name, scale.shape),
+    ]
+    schedule = partial(elementwise.schedule, target=scope.target)
+    scope.before.append(KernelCall("scale", func, schedule, inputs, result.name, result.shape))
+    return scope.place(result, result.shape).tensor
+
+
 def convolve(
-    scope: Scope,
     data: te.Tensor,
-    weight: Array,
-    name: str,
+    weights: te.Tensor,
     shape: conv.ConvShape,
     knobs: conv.ConvKnobs,
     stride: tuple[int, int],
@@ -64,14 +94,8 @@ def convolve(
     row: int | None = None,
 ) -> te.Tensor:
     """`row`: pixels in a row of the image, where the kernel sees all rows as a few long ones."""
-    scope.schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)
-    block = knobs.block
-    blocks = -(-shape.out_channels // block)
+    block, blocks = knobs.block, int(weights.shape[0])
     kh, kw = shape.kernel
-    packed = np.zeros((blocks * block, *weight.shape[1:]), np.float32)
-    packed[: shape.out_channels] = weight
-    packed = packed.reshape(blocks, block, shape.group_in, kh, kw).transpose(0, 3, 4, 2, 1)
-    weights = scope.constant(name, packed)
     (sh, sw), (dh, dw) = stride, dilation
     wide = -(-shape.width // knobs.columns) * knobs.columns
     y, x = te.reduce_axis((0, kh), "y"), te.reduce_axis((0, kw), "x")
@@ -133,5 +157,7 @@ def linear(scope: Scope, node: fx.Node) -> Value:
     shape = conv.ConvShape(1, rows, out, out, weight.shape[1], (1, 1))
     scope.describe(shape.macs, str(shape))
     knobs = conv.choose(shape, scope.target)
-    tensor = convolve(scope, data, weight[:, :, None, None], name, shape, knobs, (1, 1), (1, 1))
+    scope.schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)
+    weights = packed_weights(scope, node, name, weight[:, :, None, None], knobs.block)
+    tensor = convolve(data, weights, shape, knobs, (1, 1), (1, 1))
     return Value(add_bias(scope, tensor, bias, name, out, 1, rows), stored.order)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,12 @@ from tvm import te, tirx
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.strided import Strides, with_strides
-from perse_compile.lowering.values import Constant, Value
+from perse_compile.lowering.values import Constant, Value, transposed
 from perse_compile.targets import Target
 
 Scheduler = Callable[[tirx.PrimFunc], tirx.PrimFunc]
 Array = NDArray[np.float32]
+Scales = Mapping[fx.Node, tuple[fx.Node, fx.Node]]  # node -> (image, scale), as scaling.py finds them
 
 
 def args_of(node: fx.Node) -> tuple[Any, ...]:
@@ -40,12 +41,36 @@ class Stored:
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # zeros above, below, left and right of an image
 
     @property
+    def one_row(self) -> bool:
+        """Whether the pixels of an image follow each other at one distance from first to last."""
+        _, height, width, channels = self.shape
+        return self.strides is None or self.strides.seen_as(self.shape, (1, 1, height * width, channels)) is not None
+
+    @property
     def memory(self) -> tuple[int, ...]:
         """Shape of the buffer that holds it."""
         return self.shape if self.strides is None else (self.strides.size,)
 
     def as_value(self, shape: tuple[int, ...] | None = None) -> Value:
         return Value(te.placeholder(shape or self.shape, name=identifier(self.name)), self.order)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some channels of an image, from `first` on."""
+
+    image: Stored
+    first: int
+    channels: int
+
+    def stored(self) -> Stored:
+        """How it lies in memory."""
+        *pixels, channels = self.image.shape
+        strides = self.image.strides or _dense(self.image.shape)
+        if self.channels == channels:
+            return self.image
+        strides = replace(strides, offset=strides.offset + self.first)
+        return replace(self.image, shape=(*pixels, self.channels), strides=strides)
 
 
 @dataclass
@@ -58,6 +83,7 @@ class KernelCall:
     inputs: list[tuple[str, tuple[int, ...]] | Constant]
     output: str
     shape: tuple[int, ...]
+    continues: bool = False  # writes into an output that an earlier kernel began
 
 
 @dataclass
@@ -68,7 +94,9 @@ class Scope:
     weights: Callable[[fx.Node], Array]
     target: Target
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # wanted around the result
+    part: Part | None = None  # of an image, which the result has to be
     rows: tuple[int, int] | None = None  # (P, H*W/P) when the kernel sees (1,H,W,C) as (1,P,H*W/P,C)
+    scales: Scales = field(default_factory=dict)  # inputs of convolutions that are scaled in the weights
     reads: list[Stored] = field(default_factory=list)  # values from outside
     unfolded: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of inputs with gaps between those rows
     inputs: list[tuple[te.Tensor, tuple[str, tuple[int, ...]] | Constant]] = field(default_factory=list)
@@ -87,7 +115,7 @@ class Scope:
     def has_gaps(self, height: int, width: int) -> bool:
         """Whether the result, or an image that the kernel reads, has something between its rows."""
         images = [s for s in self.reads if s.shape[1:3] == (height, width)]
-        return any(self.margins) or any(s.strides is not None for s in images)
+        return any(self.margins) or any(not s.one_row for s in images)
 
     def describe(self, macs: int, what: str) -> None:
         """For those who measure: multiply-accumulates, and a few words."""
@@ -111,14 +139,9 @@ class Scope:
 
     def compact(self, stored: Stored) -> Stored:
         """A copy without gaps, made before this kernel."""
-        assert stored.strides is not None
-        copy = Stored(f"{stored.name}.compact", stored.shape, stored.order)
-        data = stored.as_value().tensor
-        result = te.compute(stored.shape, lambda *i: data(*i) * tirx.const(1.0, "float32"), name="compact")
-        func = with_strides(te.create_prim_func([data, result]), {0: stored.strides})
-        schedule = partial(elementwise.schedule, target=self.target)
-        self.before.append(KernelCall("copy", func, schedule, [(stored.name, stored.memory)], copy.name, copy.shape))
-        return copy
+        result = Stored(f"{stored.name}.compact", stored.shape, stored.order)
+        self.before.append(copy(stored, result, self.target))
+        return result
 
     def constant(self, name: str, array: Array) -> te.Tensor:
         tensor = te.placeholder(array.shape, name=identifier(name))
@@ -133,6 +156,25 @@ class Scope:
         if math.prod(shape[:-1]) == 1:
             return (1, 1, 1, shape[-1])
         raise LoweringError(f"cannot see {shape} as rows of {self.rows}")
+
+
+def copy(source: Stored, result: Stored, target: Target, continues: bool = False) -> KernelCall:
+    """A kernel that writes the same tensor where `result` lies."""
+    value = source.as_value()
+    data = transposed(value, result.order).tensor
+    copied = te.compute(result.shape, lambda *i: data(*i) * tirx.const(1.0, "float32"), name="copy")
+    strides = {i: each.strides for i, each in enumerate((source, result)) if each.strides is not None}
+    func = with_strides(te.create_prim_func([value.tensor, copied]), strides)
+    schedule = partial(elementwise.schedule, target=target)
+    return KernelCall(
+        "copy", func, schedule, [(source.name, source.memory)], result.name, result.memory, continues=continues
+    )
+
+
+def _dense(shape: tuple[int, ...]) -> Strides:
+    _, height, width, channels = shape
+    size = height * width * channels
+    return Strides((size, width * channels, channels, 1), size)
 
 
 def identifier(name: str) -> str:
