@@ -150,30 +150,14 @@ def compare(program: Program, images: Images, folder: Path) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    heads = (
-        "network",
-        "weights",
-        "images",
-        "classes seen",
-        "Winograd",
-        "difference",
-        "bound",
-        "margin",
-        "top-1 changed",
-    )
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for r in results:
-        who = (
-            r["model"],
-            r["weights"],
-            r["images"],
-            min(r["classes_of_exit"].values()),
-            ", ".join(r["winograd"]) or "no",
-        )
-        figures = (f"{r[key]:.1e}" for key in ("difference", "bound", "margin"))
-        lines.append(f"| {' | '.join(map(str, (*who, *figures, r['top1_changed'])))} |")
-    return "\n".join(lines)
+HEADS = ("network", "weights", "images", "classes", "Winograd", "difference", "bound", "margin", "top-1 changed")
+
+
+def row(result: dict[str, Any]) -> str:
+    r, kinds = result, ", ".join(result["winograd"]) or "no"
+    who = r["model"], r["weights"], r["images"], min(r["classes_of_exit"].values()), kinds
+    figures = (f"{r[key]:.1e}" for key in ("difference", "bound", "margin"))
+    return f"| {' | '.join(map(str, (*who, *figures, r['top1_changed'])))} |"
 
 
 def main() -> None:
@@ -183,11 +167,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = []
+    if not options.json:
+        print(f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|")
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             made = bundled(Path(folder)) if name == BUNDLED else of_torchvision(name, options.weights, Path(folder))
             results.append(compare(*made, Path(folder)))
-    print(json.dumps(results, indent=2) if options.json else table(results))
+        if not options.json:
+            print(row(results[-1]), flush=True)
+    if options.json:
+        print(json.dumps(results, indent=2))
     broken = [r["model"] for r in results if not r["difference"] <= r["bound"] or r["top1_changed"]]
     if broken:
         raise SystemExit(f"beyond the bound, or another class first: {', '.join(broken)}")

@@ -78,16 +78,15 @@ def broken(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    lines = [
-        "| network | threads | exit | ms | cost | share by time | share by MACs | beyond | head |",
-        "|---" * 9 + "|",
-    ]
-    for result in results:
-        for r in result["exits"]:
-            shares = f"{r['cost']:.1%} | {r['share_of_time']:.1%} | {r['share_of_macs']:.1%}".replace("%", " %")
-            who = f"{result['model']} | {result['threads']} | {r['exit']} | {r['ms']:.2f}"
-            lines.append(f"| {who} | {shares} | {r['beyond']:.2f} % | {r['head']:.2f} % |")
+HEADS = ("network", "threads", "exit", "ms", "cost", "share by time", "share by MACs", "beyond", "head")
+
+
+def rows(result: dict[str, Any]) -> str:
+    lines = []
+    for r in result["exits"]:
+        shares = f"{r['cost']:.1%} | {r['share_of_time']:.1%} | {r['share_of_macs']:.1%}".replace("%", " %")
+        who = f"{result['model']} | {result['threads']} | {r['exit']} | {r['ms']:.2f}"
+        lines.append(f"| {who} | {shares} | {r['beyond']:.2f} % | {r['head']:.2f} % |")
     return "\n".join(lines)
 
 
@@ -100,6 +99,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = []
+    if not options.json:
+        print(f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|")
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
             with locked(options.lock, fcntl.LOCK_SH):
@@ -108,7 +109,10 @@ def main() -> None:
             for threads in options.threads:
                 with locked(options.lock, fcntl.LOCK_EX):
                     results.append(measure(program, ours, threads, options.rounds))
-    print(json.dumps(results, indent=2) if options.json else table(results))
+                if not options.json:
+                    print(rows(results[-1]), flush=True)
+    if options.json:
+        print(json.dumps(results, indent=2))
     faults = [fault for result in results for fault in broken(result)]
     if faults:
         raise SystemExit("\n".join(faults))
