@@ -37,6 +37,7 @@ from perse_compile.lowering.network import Network
 from perse_compile.personalise import train_exits as trainer
 from perse_compile.personalise.data import read_images
 from perse_compile.program import Program
+from perse_compile.weights import pretrained
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BUNDLED = "fashion_shufflenet"
@@ -48,21 +49,23 @@ Images = np.ndarray[Any, Any]  # uint8 (N,H,W,C)
 
 
 def of_torchvision(name: str, weights: str, folder: Path) -> tuple[Program, Images]:
-    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    images = photos.crops(preset)
-    program = driver.insert_exits(name, weights=weights)
-    random = program.provenance["weights"]["source"] == "random"
+    known = torchvision.models.get_model_weights(name).DEFAULT
+    images = photos.crops(known.transforms())
+    random = weights == "none" or (weights == "auto" and isinstance(pretrained(known.url), str))
     if random:
         torch.manual_seed(0)
         network = torchvision.models.get_model(name, weights=None)
-        calibrate(network, trainer.normalise(torch.from_numpy(images), program.input))
+        calibrate(network, trainer.normalise(torch.from_numpy(images), photos.spec_of(known.transforms())))
         torch.save(network.state_dict(), folder / "calibrated.pth")
-        program = driver.insert_exits(name, weights=str(folder / "calibrated.pth"))
+        weights = str(folder / "calibrated.pth")
+    program = driver.insert_exits(name, weights=weights)
+    if random:
         program.provenance["weights"] = {"source": "random, calibrated"}
     spread_heads(program, images, len(program.exits) - (0 if random else 1))
     return program, images
 
 
+@torch.no_grad()
 def calibrate(network: torch.nn.Module, x: torch.Tensor) -> None:
     """Statistics of batch norms from these images; layer scales to 1."""
     for name, parameter in network.named_parameters():
@@ -114,6 +117,7 @@ def ours_on(ours: Ours, images: Images) -> np.ndarray[Any, Any]:
     return logits
 
 
+@torch.no_grad()
 def torch_on(program: Program, images: Images) -> np.ndarray[Any, Any]:
     """Logits (N, exits, classes)."""
     rows = []
@@ -170,7 +174,7 @@ def main() -> None:
     if not options.json:
         print(f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|")
     for name in options.models:
-        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        with tempfile.TemporaryDirectory() as folder:
             made = bundled(Path(folder)) if name == BUNDLED else of_torchvision(name, options.weights, Path(folder))
             results.append(compare(*made, Path(folder)))
         if not options.json:

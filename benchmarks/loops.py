@@ -35,26 +35,27 @@ from perse_compile.lowering.network import Network
 
 MODELS = ["resnet18", "resnet50", "mobilenet_v2"]
 BRANCH = re.compile(r"(?:b|b\.\w+|bl|blr|br|ret|cbn?z|tbn?z)\b(?:.*#(0x[0-9a-f]+))?.*")
+ADDRESS = re.compile(r"(adrp?|add)\s+(x\d+), (?:(x\d+), )?#(\w+)$")
 KINDS = {"fma": ("fmla", "fmls", "fmadd", "fmsub"), "loads": ("ld",), "stores": ("st",)}
 SYMBOLS = 2  # type of an ELF section
 
 
-def symbols(path: Path) -> list[tuple[int, str]]:
-    """(address, name) of everything in a 64-bit ELF file that has one, in order of addresses."""
+def symbols(path: Path) -> dict[int, str]:
+    """Address -> name of everything in a 64-bit ELF file that has one."""
     data = path.read_bytes()
     start, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
     sections = [struct.unpack_from("<IIQQQQI", data, start + 64 * i) for i in range(count)]
     _, _, _, _, offset, size, link_to = next(s for s in sections if s[1] == SYMBOLS)
-    names, found = sections[link_to][4], []
+    names, found = sections[link_to][4], {}
     for at in range(offset, offset + size, 24):
         name, value = struct.unpack_from("<I4xQ", data, at)
         text = data[names + name : data.index(b"\0", names + name)].decode()
         if value and text and not text.startswith("$"):  # $x, $d: where code and data begin
-            found.append((value, text))
-    return sorted(found)
+            found[value] = text
+    return found
 
 
-def make_program(network: Network, folder: Path) -> list[tuple[int, str]]:
+def make_program(network: Network, folder: Path) -> dict[int, str]:
     """`perse` with its symbols, which a build strips; returns them."""
     link(folder, network.target)
     compiler = [sys.executable, "-m", "ziglang", "cc", "-target", network.target.zig, f"-mcpu={network.target.zig_cpu}"]
@@ -77,6 +78,26 @@ def ran(network: Network, folder: Path) -> tuple[dict[int, str], Counter[int]]:
             texts[int(address[:-1], 16)] = text.strip()
             times[int(address[:-1], 16)] += block.times
     return texts, times
+
+
+def parallel_bodies(known: dict[int, str], texts: dict[int, str]) -> dict[int, str]:
+    """Address -> kernel of functions without a symbol, whose address a kernel computes to hand it to the threads."""
+    starts, pages, found = sorted(known), dict[str, int](), {}
+    for address in sorted(texts):
+        if address in known:
+            pages.clear()
+        match = ADDRESS.match(texts[address])
+        if match is None:
+            continue
+        how, register, base, number = match.groups()
+        value = int(number, 0)
+        if how == "adrp":
+            pages[register] = value
+            continue
+        target = value if how == "adr" else pages.get(base, 0) + value
+        if target in texts and target not in known:
+            found[target] = known[starts[bisect_right(starts, address) - 1]]
+    return found
 
 
 def cut(texts: dict[int, str], times: Counter[int], starts: set[int]) -> Iterator[list[int]]:
@@ -113,26 +134,19 @@ def measure(name: str, target_name: str, folder: Path) -> dict[str, Any]:
     """Every block of every kernel, most executed first."""
     network = write_artifact(driver.insert_exits(name, weights="none"), folder, targets.load(target_name))
     known = make_program(network, folder)
-    starts = [address for address, _ in known]
     texts, times = ran(network, folder)
+    known = sorted({**parallel_bodies(known, texts), **known}.items())
+    starts = [address for address, _ in known]
     rows = []
     for block in cut(texts, times, set(starts)):
-        symbol = known[bisect_right(starts, block[0]) - 1][1]
-        kernel = next((k for k in (symbol, *owners(symbol)) if k in network.kernels), None)
-        if kernel is None:
+        kernel = known[bisect_right(starts, block[0]) - 1][1]
+        if kernel not in network.kernels:
             continue
         what = (network.kernels[kernel].attrs or {}).get("what", "")
         row = {"kernel": kernel.removeprefix("perse_k_"), "what": str(what), **describe(block, texts, times)}
         rows.append(row)
     rows.sort(key=lambda row: -row["executed"])
     return {"model": name, "target": target_name, "macs": network.program.exits[-1].macs, "blocks": rows}
-
-
-def owners(symbol: str) -> Iterator[str]:
-    """Names that a function inside a kernel may have got its own from."""
-    while "_" in symbol:
-        symbol = symbol.rpartition("_")[0]
-        yield symbol
 
 
 def table(result: dict[str, Any], top: int) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from perse_compile.program import InputSpec
+
 PHOTOS = {
     "skimage": (
         "data/astronaut.png", "data/camera.png", "data/chelsea.png", "data/coffee.png", "data/coins.png",
@@ -27,6 +29,12 @@ def paths() -> list[Path]:
             raise SystemExit(f"no package {package}, whose photographs this needs; pip install -e '.[bench]'")
         found += [Path(spec.origin).parent / name for name in names]
     return found
+
+
+def spec_of(preset: Any) -> InputSpec:
+    """What the preset's images are."""
+    [crop] = preset.crop_size
+    return InputSpec(crop, crop, 3, tuple(preset.mean), tuple(preset.std))
 
 
 def crops(preset: Any) -> np.ndarray[Any, Any]:
