@@ -21,7 +21,9 @@ lint: setup
 	$(BIN)/mypy
 
 # Measured figures; not part of the tests because timings belong to a machine.
-# engines: ten networks against five engines (half an hour); layers: where the time goes; instructions: on ARM.
+# engines: ten networks against five engines (half an hour). With the same packages, each from benchmarks/ by itself:
+# accuracy: against PyTorch on photographs; exits: what an early exit costs; scaling: time against work (an hour);
+# layers: where the time goes; memory; instructions and loops: on ARM, counted under the emulator.
 bench: setup
 	$(BIN)/python -m pip install -q -e '.[bench]'
 	$(BIN)/python benchmarks/engines.py

@@ -76,8 +76,8 @@ class Ours:
         self.exits, self.classes = len(program.exits), len(program.classes)
 
     @contextlib.contextmanager
-    def opened(self, x: torch.Tensor, threads: int) -> Iterator[Callable[[int], Call]]:
-        """For as long as it is open: what runs the network to a given exit."""
+    def session(self, threads: int) -> Iterator[ctypes.c_void_p]:
+        """The library's handle, for as long as it is open."""
         size = self.library.perse_memory_size(threads)
         room, handle = mmap.mmap(-1, size), ctypes.c_void_p()  # resident only where it is used
         memory = ctypes.c_char.from_buffer(room)
@@ -85,19 +85,25 @@ class Ours:
         status = self.library.perse_open(ctypes.byref(handle), *arguments)
         if status != 0:
             raise SystemExit(f"perse_open: status {status}, {self.library.perse_detail().decode()}")
-        pixels = np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
-        logits, result = np.empty(self.classes, np.float32), Result()
-
-        def run(exit: int) -> np.ndarray[Any, Any]:
-            address = ctypes.c_void_p(pixels.ctypes.data), exit, ctypes.byref(result)
-            status = self.library.perse_run_f32(handle, *address, ctypes.c_void_p(logits.ctypes.data))
-            assert status == 0 and result.stages == exit + 1, status
-            return logits
-
         try:
-            yield lambda exit: lambda: run(exit)
+            yield handle
         finally:
             self.library.perse_close(handle)  # its threads use `memory`
+
+    @contextlib.contextmanager
+    def opened(self, x: torch.Tensor, threads: int) -> Iterator[Callable[[int], Call]]:
+        """For as long as it is open: what runs the network to a given exit."""
+        pixels = np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
+        logits, result = np.empty(self.classes, np.float32), Result()
+        with self.session(threads) as handle:
+
+            def run(exit: int) -> np.ndarray[Any, Any]:
+                address = ctypes.c_void_p(pixels.ctypes.data), exit, ctypes.byref(result)
+                status = self.library.perse_run_f32(handle, *address, ctypes.c_void_p(logits.ctypes.data))
+                assert status == 0 and result.stages == exit + 1, status
+                return logits
+
+            yield lambda exit: lambda: run(exit)
 
 
 def onnxruntime(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:

@@ -1,4 +1,4 @@
-"""A program's kernels and runtime, compiled for this machine with gcc, for benchmarks that look inside."""
+"""A program's kernels and runtime, compiled for benchmarks that look inside; for this machine with gcc."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def this_machine() -> Target:
     return targets.load(TARGETS[platform.machine()])
 
 
-def write_artifact(program: Program, folder: Path) -> Network:
-    """backbone.bin, plan.c and kernels.o, without probes."""
-    network = lower(program, this_machine())
+def write_artifact(program: Program, folder: Path, target: Target | None = None) -> Network:
+    """backbone.bin, plan.c and kernels.o, without probes; for this machine unless told otherwise."""
+    network = lower(program, target or this_machine())
     weights = bytearray(network.weights_size)
     for offset, constant in network.weights:
         data = constant.array.tobytes()

@@ -15,6 +15,7 @@ import json
 import re
 import subprocess
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,19 @@ BLOCK = re.compile(rb"^0x([0-9a-f]+):")
 RUN = re.compile(rb"^Trace \d+: 0x[0-9a-f]+ \[[0-9a-f]+/([0-9a-f]+)/")
 
 
-def count(command: list[str]) -> int:
-    """Instructions that the command executes under the emulator."""
-    lengths: dict[int, int] = {}
-    total, first, inside = 0, 0, False
+@dataclass
+class Block:
+    """Instructions that the emulator translated as one piece, as it prints them, and how often it ran them."""
+
+    lines: list[bytes] = field(default_factory=list)
+    times: int = 0
+
+
+def blocks(command: list[str]) -> list[Block]:
+    """What the command executes under the emulator."""
+    at: dict[int, Block] = {}  # the last translation of each address
+    found: list[Block] = []
+    inside = False
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -38,17 +48,23 @@ def count(command: list[str]) -> int:
                 inside = False
                 match = RUN.match(line)
                 assert match, line
-                total += lengths[int(match[1], 16)]
+                at[int(match[1], 16)].times += 1
             elif match := BLOCK.match(line):
                 if not inside:
-                    first, inside = int(match[1], 16), True
-                    lengths[first] = 0
-                lengths[first] += 1
+                    inside = True
+                    at[int(match[1], 16)] = Block()
+                    found.append(at[int(match[1], 16)])
+                found[-1].lines.append(line)
             else:
                 inside = False
     if process.returncode != 0:
         raise SystemExit(f"{command[-1]} ended with status {process.returncode}")
-    return total
+    return found
+
+
+def count(command: list[str]) -> int:
+    """Instructions that the command executes under the emulator."""
+    return sum(len(block.lines) * block.times for block in blocks(command))
 
 
 def measure(name: str, target_name: str, folder: Path) -> dict[str, Any]:
