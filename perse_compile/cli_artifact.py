@@ -1,4 +1,4 @@
-"""Commands on artifacts and devices: build, personalise, evaluate, run, targets, doctor; and train-exits."""
+"""Commands on artifacts and devices: build, personalise, evaluate, run, doctor; and train-exits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def register(app: typer.Typer) -> None:
         ("personalise", personalise, f"personalise {phone} --data my-photos/ --device emulator"),
         ("evaluate", evaluate, f"evaluate {heads} --data my-other-photos/"),
         ("run", run, f"run {heads} cat.jpg dog.jpg"),
-        ("targets", targets, "targets"),
         ("doctor", doctor, "doctor"),
     ):
         app.command(name, epilog=f"Example: perse-compile {example}")(command)
@@ -90,7 +89,7 @@ def build(
         Path | None,
         typer.Argument(metavar="[PROGRAM]", help="A .perse file; may be left out when one lies in this folder."),
     ] = None,
-    target: Annotated[str, typer.Option(metavar="NAME|TOML", help="A device; `targets` lists them.")] = ...,  # type: ignore[assignment]
+    target: Annotated[str, typer.Option(metavar="NAME|TOML|native", help="A device; `targets` lists them.")] = ...,  # type: ignore[assignment]
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Artifact folder; PROGRAM-TARGET here by default.")
     ] = None,
@@ -213,19 +212,6 @@ def run(
             f"{result['confidence']:.1%}",
             f"{result['ms']:.2f}",
         )
-    console().print(shown)
-
-
-def targets(json: Json = False) -> None:
-    """List the devices that `build` compiles for; a .toml of your own is another."""
-    known = driver.list_targets()
-    if json:
-        print_json({"targets": known})
-        return
-    shown = table("target", "description")
-    shown.columns[1].justify = "left"
-    for target in known:
-        shown.add_row(target["name"], target["description"])
     console().print(shown)
 
 

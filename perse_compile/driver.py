@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perse_compile.personalise.train_exits import ExitReport
     from perse_compile.pipeline import Observer
     from perse_compile.program import Program
+    from perse_compile.targets import Target
 
 # --- insert-exits -----------------------------------------------------------------------------------------
 
@@ -206,12 +207,38 @@ def restore_heads(folder: Path, how: str, *, device: str | None = None) -> dict[
 # --- what there is ----------------------------------------------------------------------------------------
 
 
-def list_targets() -> list[dict[str, Any]]:
-    from dataclasses import asdict
-
+def list_targets() -> list[Target]:
+    """The built-in ones."""
     from perse_compile import targets
 
-    return [asdict(targets.load(name)) for name in targets.names()]
+    return [targets.load(name) for name in targets.names()]
+
+
+def show_target(name: str) -> Target:
+    """One by its name or file, or this machine as "native"."""
+    from perse_compile import targets
+
+    return targets.load(name)
+
+
+def probe_target(device: str, output: Path | None = None) -> tuple[Path, Target]:
+    """Write what a connected device says of itself as a target's TOML; give its path and the target."""
+    from perse_compile import targets
+    from perse_compile.errors import TargetError
+    from perse_compile.targets import describe, probe
+
+    found = probe.understand(probe.files(probe.run_on(device)))
+    path = output or Path(f"{describe.file_name(found)}.toml")
+    if path.suffix != ".toml":
+        raise TargetError(f"{path} must end in .toml, so that `build --target {path}` finds it")
+    if output is None and path.exists():
+        raise TargetError(f"{path} is there already; give another name with -o, or the same to replace it")
+    text = describe.toml(found, device)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TargetError(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+    return path, targets.load(str(path))
 
 
 def examine() -> list[dict[str, Any]]:
