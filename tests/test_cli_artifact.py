@@ -1,4 +1,4 @@
-"""build, personalise, evaluate, run, targets, doctor, train-exits: for people, as JSON, and when it fails."""
+"""build, personalise, evaluate, run, doctor, train-exits: for people, as JSON, and when it fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perse_compile import cli, devices, doctor, driver, targets
+from perse_compile import cli, devices, doctor, driver
 from perse_compile.building import build as building
 from perse_compile.building.build import Built
 from perse_compile.doctor import Finding
@@ -207,12 +207,6 @@ def test_train_exits(tiny: Program, tmp_path: Path, call: Any, complains: Any) -
     assert found["program"] == "tiny.perse" and Path("tiny.perse").read_bytes() == Path("new.perse").read_bytes()
     assert "none.perse: No such file" in complains("train-exits", "none.perse", "--data", "data.npz")
     assert "nothing does not exist" in complains("train-exits", "tiny.perse", "--data", "nothing")
-
-
-def test_targets(call: Any) -> None:
-    out, _ = call("targets")
-    assert all(name in out for name in targets.names())
-    assert [t["name"] for t in json.loads(call("targets", "--json")[0])["targets"]] == targets.names()
 
 
 def test_doctor(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
