@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from torch import fx
 
 from perse_compile import targets
 from perse_compile.errors import TargetError
-from perse_compile.targets import cores
+from perse_compile.targets import Cluster, Target, cores
 from tests.artifacts import elf
 
 BOARD = (targets.FOLDER / "raspberry-pi-4.toml").read_text()
@@ -215,3 +216,9 @@ def test_not_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(TargetError, match=f"cannot read {path}: Permission denied"):
         targets.load(str(path))
+
+
+def test_the_document_has_every_target_and_every_key() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "targets.md").read_text()
+    keys = [field.name for kind in (Target, Cluster) for field in dataclasses.fields(kind) if field.name != "name"]
+    assert [word for word in [*targets.names(), *keys] if f"`{word}`" not in text and f"[[{word}]]" not in text] == []
