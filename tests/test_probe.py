@@ -13,6 +13,7 @@ from perse_compile.targets import Target, cores, probe
 from perse_compile.targets.describe import file_name, toml
 from perse_compile.targets.probe import files, understand
 from tests import probes
+from tests.compiled import compile_convolution
 from tests.probes import CPU
 
 Described = Callable[[str], Target]
@@ -104,6 +105,11 @@ def test_avx512_and_two_threads_a_core(described: Described) -> None:
     assert (found.mcpu, found.zig_cpu, found.vector_bytes, found.registers) == ("x86-64-v4", "x86_64_v4", 64, 32)
     assert (found.cores, found.l2_kilobytes, found.l2_shared_by) == (4, 1024, 1)
     assert (found.l3_kilobytes, found.l3_shared_by) == (36608, 4)
+
+
+@pytest.mark.parametrize("printed", [probes.SERVER, probes.PHONE, probes.OLDER_PHONE, probes.PI_3_32_BIT])
+def test_code_for_them(described: Described, printed: str, tmp_path: Path) -> None:
+    assert compile_convolution(described(printed), tmp_path).stat().st_size > 0
 
 
 def test_cores_asleep_are_told() -> None:

@@ -6,16 +6,15 @@ import dataclasses
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch import fx
 
 from perse_compile import targets
 from perse_compile.errors import TargetError
 from perse_compile.targets import Cluster, Target, cores
 from tests.artifacts import elf
+from tests.compiled import compile_convolution
 
 BOARD = (targets.FOLDER / "raspberry-pi-4.toml").read_text()
 BIG_LITTLE = (targets.FOLDER / "rk3588.toml").read_text()
@@ -102,25 +101,9 @@ def test_llvm_and_zig_know_every_processor() -> None:
 @pytest.mark.parametrize("name", targets.names())
 def test_code_for_each(name: str, tmp_path: Path) -> None:
     """Lowered and compiled; tests/test_build.py runs it too, for one target of each instruction set."""
-    import torch
-
-    from perse_compile import ops
-    from perse_compile.building.object_code import compile_kernels
-    from perse_compile.lowering.kernels.scope import Stored
-    from perse_compile.lowering.module import lower_nodes, weights_of
-    from perse_compile.lowering.values import CHANNELS_LAST
-    from tests.compiled import graph_of
-
-    def build(graph: fx.Graph, x: fx.Node, tensor: Callable[[str, torch.Tensor], fx.Node]) -> fx.Node:
-        weight = tensor("w", torch.randn(32, 16, 3, 3))
-        return graph.call_function(ops.conv2d, (x, weight, None, (2, 2), (1, 1), (1, 1), 1))
-
-    target, module = targets.load(name), graph_of(build, (16, 17, 17))
-    nodes = list(module.graph.nodes)
-    values = {nodes[0].name: Stored(nodes[0].name, (1, 17, 17, 16), CHANNELS_LAST)}
-    calls = lower_nodes(nodes, {nodes[-1].args[0]}, values, weights_of(module), target)
-    compile_kernels({f"k{i}": call.schedule(call.func) for i, call in enumerate(calls)}, target, tmp_path / "k.o")
-    assert {"x86_64": 62, "aarch64": 183, "armv7l": 40}[target.machine] == elf(tmp_path / "k.o")["machine"]
+    target = targets.load(name)
+    found = elf(compile_convolution(target, tmp_path))
+    assert {"x86_64": 62, "aarch64": 183, "armv7l": 40}[target.machine] == found["machine"]
 
 
 def test_an_own_file(tmp_path: Path) -> None:
