@@ -10,7 +10,7 @@ from typing import Any
 
 from perse_compile.errors import TargetError
 from perse_compile.targets import cores
-from perse_compile.targets.probe import Cpu, Found, files, run_here, understand
+from perse_compile.targets.probe import Cpu, Found, files, run_on, understand
 from perse_compile.targets.reading import from_values
 from perse_compile.targets.target import Target
 
@@ -62,7 +62,7 @@ def values_of(found: Found, device: str) -> dict[str, Any]:
 def native() -> Target:
     """This machine, as the target "native". Raises TargetError."""
     where = "this machine"
-    return from_values(values_of(understand(files(run_here())), where), where, "native")
+    return from_values(values_of(understand(files(run_on("local"))), where), where, "native")
 
 
 def used_cpus(found: Found) -> list[Cpu]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import re
-import subprocess
 from collections import defaultdict
 from dataclasses import dataclass
 
-from perse_compile.errors import DeviceError, TargetError
+from perse_compile.errors import TargetError
 from perse_compile.targets import cores
 
 CPU = "/sys/devices/system/cpu"
@@ -57,18 +55,12 @@ class Found:
 
 def run_on(device: str) -> str:
     """What SCRIPT prints on a device. Raises TargetError, DeviceError."""
+    from perse_compile import devices
+
     if device == "emulator":
         raise TargetError("the emulator has no processor of its own to describe; probe the device itself")
-    if device != "local":
-        raise DeviceError(f"unknown device {device!r}; known: local")
-    return run_here()
-
-
-def run_here() -> str:
-    """What SCRIPT prints on this machine. Raises TargetError."""
-    if platform.system() != "Linux":
-        raise TargetError(f"this machine runs {platform.system()}, and only Linux can be probed")
-    return subprocess.run(["sh", "-c", SCRIPT], check=True, capture_output=True, text=True, errors="replace").stdout
+    with devices.connect(device) as there:
+        return there.shell(SCRIPT)
 
 
 def files(printed: str) -> dict[str, str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from perse_compile import targets
-from perse_compile.errors import TargetError
+from perse_compile import devices, targets
+from perse_compile.devices import LocalDevice
+from perse_compile.errors import DeviceError, TargetError
 from perse_compile.targets import Target, cores, probe
 from perse_compile.targets.describe import file_name, toml
 from perse_compile.targets.probe import files, understand
@@ -169,3 +170,15 @@ def test_this_machine() -> None:
 def test_the_emulator_is_no_device() -> None:
     with pytest.raises(TargetError, match="the emulator has no processor of its own to describe"):
         probe.run_on("emulator")
+
+
+def test_another_device_is_asked_by_its_own_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Board(LocalDevice):
+        def shell(self, script: str, timeout: float = 60.0) -> str:
+            return probes.PI_5 if script == probe.SCRIPT else ""
+
+    monkeypatch.setattr(devices, "connect", lambda name: Board(name))
+    assert probe.run_on("ssh://pi@five") == probes.PI_5
+    monkeypatch.undo()
+    with pytest.raises(DeviceError, match="unknown device 'phone'; known: local, emulator, ssh://"):
+        probe.run_on("phone")
