@@ -1,4 +1,4 @@
-"""Commands on artifacts and devices: build, personalise, evaluate, run, targets, doctor; and train-exits."""
+"""Commands on artifacts and devices: build, personalise, evaluate, run, doctor; and train-exits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ Data = Annotated[
 ArtifactFolder = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The folder that `build` wrote.")]
 DeviceName = Annotated[
     str | None,
-    typer.Option("--device", metavar="local|emulator", help="Where the artifact runs: this machine, or qemu on it."),
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where the artifact runs: local, emulator, ssh://[user@]host[:port], or adb[:serial].",
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -38,7 +42,6 @@ def register(app: typer.Typer) -> None:
         ("personalise", personalise, f"personalise {phone} --data my-photos/ --device emulator"),
         ("evaluate", evaluate, f"evaluate {heads} --data my-other-photos/"),
         ("run", run, f"run {heads} cat.jpg dog.jpg"),
-        ("targets", targets, "targets"),
         ("doctor", doctor, "doctor"),
     ):
         app.command(name, epilog=f"Example: perse-compile {example}")(command)
@@ -90,7 +93,7 @@ def build(
         Path | None,
         typer.Argument(metavar="[PROGRAM]", help="A .perse file; may be left out when one lies in this folder."),
     ] = None,
-    target: Annotated[str, typer.Option(metavar="NAME|TOML", help="A device; `targets` lists them.")] = ...,  # type: ignore[assignment]
+    target: Annotated[str, typer.Option(metavar="NAME|TOML|native", help="A device; `targets` lists them.")] = ...,  # type: ignore[assignment]
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Artifact folder; PROGRAM-TARGET here by default.")
     ] = None,
@@ -157,7 +160,7 @@ def personalise(
 ) -> None:
     """Make an artifact one person's own: it trains its heads on their images, and keeps them if they are better."""
     if rollback or reset:
-        result = driver.restore_heads(artifact, "rollback" if rollback else "reset", device=device)
+        result = driver.restore_heads(artifact, "rollback" if rollback else "reset", device=device, notice=warn)
         print_json(result) if json else say(
             f"{escape(str(artifact))}/heads.pack: {'the heads before' if rollback else 'factory heads'} are back"
         )
@@ -167,7 +170,9 @@ def personalise(
     options = {"epochs": epochs, "max-drop": max_drop, "seed": seed}
     given = {name: str(value) for name, value in options.items() if value is not None}
     with progress() as tell:
-        result = driver.personalise(artifact, data, device=device, threads=threads, options=given, progress=tell)
+        result = driver.personalise(
+            artifact, data, device=device, threads=threads, options=given, progress=tell, notice=warn
+        )
     print_json(result) if json else show_personalised(artifact, result)
 
 
@@ -176,7 +181,7 @@ def evaluate(
 ) -> None:
     """Measure an artifact on labelled images: accuracy and share of every exit, cost, time."""
     with progress() as tell:
-        result = driver.evaluate(artifact, data, device=device, threads=threads, progress=tell)
+        result = driver.evaluate(artifact, data, device=device, threads=threads, progress=tell, notice=warn)
     if json:
         print_json(result)
         return
@@ -200,7 +205,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Classify pictures: class, exit taken, confidence, time."""
-    results = driver.run(artifact, images, device=device, threads=threads)
+    with progress() as tell:
+        results = driver.run(artifact, images, device=device, threads=threads, progress=tell, notice=warn)
     if json:
         print_json({"results": results})
         return
@@ -213,19 +219,6 @@ def run(
             f"{result['confidence']:.1%}",
             f"{result['ms']:.2f}",
         )
-    console().print(shown)
-
-
-def targets(json: Json = False) -> None:
-    """List the devices that `build` compiles for; a .toml of your own is another."""
-    known = driver.list_targets()
-    if json:
-        print_json({"targets": known})
-        return
-    shown = table("target", "description")
-    shown.columns[1].justify = "left"
-    for target in known:
-        shown.add_row(target["name"], target["description"])
     console().print(shown)
 
 

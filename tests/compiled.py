@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from perse_compile import targets
+from perse_compile import ops, targets
 from perse_compile.building.object_code import compile_kernels
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
@@ -130,3 +130,20 @@ def _aligned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     start = (-room.ctypes.data % 64) // 4
     room[start : start + array.size] = array.ravel()
     return room[start : start + array.size]
+
+
+def compile_convolution(target: targets.Target, folder: Path) -> Path:
+    """The object file of one convolution for a target, which need not run here."""
+
+    def build(graph: fx.Graph, x: fx.Node, tensor: Callable[[str, torch.Tensor], fx.Node]) -> fx.Node:
+        return graph.call_function(
+            ops.conv2d, (x, tensor("w", torch.randn(32, 16, 3, 3)), None, (2, 2), (1, 1), (1, 1), 1)
+        )
+
+    module = graph_of(build, (16, 17, 17))
+    nodes = list(module.graph.nodes)
+    values = {nodes[0].name: Stored(nodes[0].name, (1, 17, 17, 16), default_order(4))}
+    calls = lower_nodes(nodes, {nodes[-1].args[0]}, values, weights_of(module), target)  # type: ignore[arg-type]
+    path = folder / f"{target.name}.o"
+    compile_kernels({f"k{i}": call.schedule(call.func) for i, call in enumerate(calls)}, target, path)
+    return path

@@ -1,4 +1,4 @@
-"""build, personalise, evaluate, run, targets, doctor, train-exits: for people, as JSON, and when it fails."""
+"""build, personalise, evaluate, run, doctor, train-exits: for people, as JSON, and when it fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perse_compile.building import build as building
 from perse_compile.building.build import Built
 from perse_compile.doctor import Finding
 from perse_compile.program import Program
-from tests.artifacts import ALL_TARGETS, CLASSES, checksums, pictures, through_another_camera
+from tests.artifacts import CLASSES, checksums, pictures, through_another_camera
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_not_verified(tiny: Program, call: Any, quick: None, monkeypatch: pytest
 def test_build_without_an_emulator_on_the_path(
     tiny: Program, call: Any, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     tiny.save(Path("tiny.perse"))
     _, err = call("build", "--target", "arm64-android")
     assert "not verified" in err and "apt-get install qemu-user-static" in " ".join(err.replace("│", "").split())
@@ -207,12 +207,6 @@ def test_train_exits(tiny: Program, tmp_path: Path, call: Any, complains: Any) -
     assert found["program"] == "tiny.perse" and Path("tiny.perse").read_bytes() == Path("new.perse").read_bytes()
     assert "none.perse: No such file" in complains("train-exits", "none.perse", "--data", "data.npz")
     assert "nothing does not exist" in complains("train-exits", "tiny.perse", "--data", "nothing")
-
-
-def test_targets(call: Any) -> None:
-    out, _ = call("targets")
-    assert all(name in out for name in ALL_TARGETS)
-    assert sorted(t["name"] for t in json.loads(call("targets", "--json")[0])["targets"]) == sorted(ALL_TARGETS)
 
 
 def test_doctor(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from perse_compile.lowering.schedules.common import divisor, open_schedule, vect
 from perse_compile.lowering.schedules.prefetch import Walk, begin_with, next_weights
 from perse_compile.targets import Target
 
-CHAINS = 8  # independent accumulators that hide the latency of FMA: 4 cycles, two a cycle
 FEWEST_TASKS, SHORTEST_PIECE = 8, 48
 STEP = 2  # multiplications in the time that a step of the innermost loop takes besides
 ADDRESSES = 8  # pixels of one tile that may lie anywhere: each takes a register
@@ -83,7 +82,7 @@ def choose(
                 waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
                 loads = vectors + high * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
                 cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
-                cost *= max(1.0, CHAINS / accumulators)
+                cost *= max(1.0, target.chains / accumulators)
                 if block < lanes:
                     cost *= lanes / block
                 knobs = ConvKnobs(high, columns, block, divisor(shape.group_in, 8, 4, 3, 2), channels_first, cost)
