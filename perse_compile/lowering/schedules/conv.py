@@ -69,6 +69,7 @@ def choose(
     """
     lanes = target.lanes
     load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
+    spare = 5 if target.registers > 16 else 2  # for inputs: NEON loads four of a pixel at once
     best: tuple[float, ConvKnobs] | None = None
     for block in _blocks(shape, lanes):
         vectors = max(1, block // lanes)
@@ -77,8 +78,8 @@ def choose(
                 continue
             for columns in range(1, min(shape.width, widest) + 1):
                 accumulators = high * columns * vectors
-                if accumulators + vectors + 2 > target.registers and accumulators > 1:
-                    continue  # one for the broadcast input, one to spare: LLVM spills otherwise
+                if accumulators + vectors + spare > target.registers and accumulators > 1:
+                    continue  # LLVM spills otherwise
                 waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
                 loads = vectors + high * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
                 cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
