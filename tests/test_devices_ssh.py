@@ -123,9 +123,9 @@ def test_files_travel_once(device: RemoteDevice, tmp_path: Path) -> None:
         device.pull("there", tmp_path / "x")
     with pytest.raises(DeviceError, match=r"cannot read .*gone: No such file or directory; nothing is half-pushed"):
         device.push(tmp_path / "gone", "gone")
-    with pytest.raises(DeviceError, match=r"cannot write .*: Not a directory; free some space"):
+    with pytest.raises(DeviceError, match=r"cannot write .*: (Not a directory|File exists); free some space"):
         device.push(tmp_path / "one", "one"), device.pull("one", tmp_path / "one" / "x")
-    assert [path for path in Path(device.work).rglob("*.part")] == []
+    assert list(Path(device.work).rglob("*.part")) == []
 
 
 def test_a_full_device(device: RemoteDevice, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_refused(client: None) -> None:
 
 
 def test_unknown_host(client: None) -> None:
-    with pytest.raises(DeviceLost, match="unknown host nowhere.invalid; check the name, or give the address"):
+    with pytest.raises(DeviceLost, match=r"unknown host nowhere\.invalid; check the name, or give the address"):
         devices.connect("ssh://nowhere.invalid")
 
 
