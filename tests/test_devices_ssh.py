@@ -190,6 +190,24 @@ def test_a_lost_connection(sshd: servers.Sshd, device: RemoteDevice, script: Pat
         device.shell(f"kill -9 {sshd.connections()[0]}; sleep 1")
 
 
+def test_a_dead_link(sshd: servers.Sshd, ssh_client: None, script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other side is there, but no packets come: as when the board's power is cut."""
+    monkeypatch.setattr(ssh, "OPTIONS", ("BatchMode=yes", "ServerAliveInterval=1", "ServerAliveCountMax=1"))
+    with devices.connect(sshd.name) as device, (script.parent / "out").open("w") as output:
+        device.push(script, "script")
+        frozen = sshd.servants()
+        try:
+            with pytest.raises(DeviceLost, match=r"ssh://"):
+                device.run(
+                    ["script", "echo go >&2; sleep 60"],
+                    output=output,
+                    follow=lambda line: [os.kill(process, signal.SIGSTOP) for process in frozen] and None,
+                )
+        finally:
+            for process in frozen:
+                os.kill(process, signal.SIGKILL)
+
+
 # --- no way in --------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from perse_compile.devices.remote import RemoteDevice
 from perse_compile.devices.ssh import SshDevice
 from perse_compile.errors import DeviceError, DeviceLost
 from perse_compile.personalise.heads import Heads, device_wins, same_heads
-from tests.artifacts import CLASSES, checksums, pictures, through_another_camera
+from tests.artifacts import CLASSES, checksums, emulator, pictures, through_another_camera
 from tests.stand_ins.phone import Phones
 from tests.stand_ins.sshd import Sshd
 from tests.test_devices_ssh import MACHINE
@@ -59,7 +59,9 @@ def test_personalise_over_ssh(sshd: Sshd, there: Path, artifact: Path, mine: Pat
     assert list((sshd.work / "lent").iterdir()) == [] and heard == []
 
 
+@pytest.mark.arm
 def test_a_phone(phones: Phones, build_tiny: Callable[[str], Built], tmp_path: Path, mine: Path) -> None:
+    emulator("arm64-android")
     artifact = shutil.copytree(build_tiny("arm64-android").artifact.folder, tmp_path / "phone-artifact")
     told: list[str] = []
     more: dict[str, Any] = {"device": "adb", "progress": lambda what, *_: told.append(what)}
@@ -199,13 +201,10 @@ def test_missing_and_damaged_here(sshd: Sshd, device: RemoteDevice, there: Path,
     assert (there / "heads.pack").read_bytes() == b"broken"
 
 
-@pytest.mark.parametrize("side", ["here", "there"])
-def test_the_heads_before_are_there_too(device: RemoteDevice, there: Path, artifact: Path, side: str) -> None:
-    (artifact / "heads.pack.previous").unlink(missing_ok=True)
-    ours, theirs = artifact / "heads.pack.previous", there / "heads.pack.previous"
-    (ours if side == "here" else theirs).write_bytes(make(artifact, 1, 5.0))
-    same_heads(open_artifact(artifact), device)
-    assert ours.read_bytes() == theirs.read_bytes()
+def test_the_heads_before_go_there_too(device: RemoteDevice, there: Path, artifact: Path) -> None:
+    (artifact / "heads.pack.previous").write_bytes(previous := make(artifact, 1, 5.0))
+    same_heads(open_artifact(artifact), device, pytest.fail)
+    assert (there / "heads.pack.previous").read_bytes() == previous
 
 
 # --- commands ---------------------------------------------------------------------------------------------
@@ -243,6 +242,7 @@ def test_bench_command(sshd: Sshd, there: Path, artifact: Path, call: Any) -> No
 
 @pytest.mark.arm
 def test_bench_under_the_emulator(build_tiny: Callable[[str], Built], call: Any) -> None:
+    emulator("arm64-android")
     folder = build_tiny("arm64-android").artifact.folder
     _, err = call("bench", folder, "--device", "emulator", "--json")
     assert "times under the emulator say nothing of any device's speed" in " ".join(err.replace("│", "").split())

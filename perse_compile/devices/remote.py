@@ -93,7 +93,8 @@ class RemoteDevice(ShellDevice):
         except DeviceLost:
             raise  # nobody to clean up there; the next push of this file overwrites the part
         except (DeviceError, OSError, KeyboardInterrupt):
-            self.shell(f"rm -f {quote(part)}")
+            with suppress(DeviceError):
+                self.remove(part)
             raise
 
     def _get(self, source: str, to: Path, checksum: str) -> None:
