@@ -113,5 +113,5 @@ def _copy_all(source: Path, to: str, tell: Tell) -> None:
             tell(done, total)
     except OSError as error:
         raise DeviceError(
-            f"cannot read {error.filename or source}: {error.strerror}; nothing is half-copied"
+            f"cannot copy {error.filename or source}: {error.strerror}; nothing is half-copied"
         ) from error

@@ -18,9 +18,9 @@ from perse_compile.errors import DeviceError, DeviceLost
 
 BATCH = 16  # files in one question; old adb takes 4 KB of script
 CHECKSUMS = 'for f in {paths}; do [ ! -f "$f" ] || (set -- $(cksum <"$f"); echo "$1 $2 $f"); done'
-SETTLE = """set -- $(cksum <{part})
-[ "$1 $2" = "{sum}" ] || {{ echo "{part} arrived damaged; push again"; rm -f {part}; exit 1; }}
-chmod {mode} {part} && mv -f {part} {to}"""
+SETTLE = """p={part}; set -- $(cksum <"$p")
+[ "$1 $2" = "{sum}" ] || {{ echo "$p arrived damaged; push again"; exit 1; }}
+chmod {mode} "$p" && mv -f "$p" {to}"""
 
 
 class RemoteDevice(ShellDevice):
@@ -93,7 +93,8 @@ class RemoteDevice(ShellDevice):
         except DeviceLost:
             raise  # nobody to clean up there; the next push of this file overwrites the part
         except (DeviceError, OSError, KeyboardInterrupt):
-            self.shell(f"rm -f {quote(part)}")
+            with suppress(DeviceError):
+                self.remove(part)
             raise
 
     def _get(self, source: str, to: Path, checksum: str) -> None:

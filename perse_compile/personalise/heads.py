@@ -74,7 +74,8 @@ def same_heads(artifact: Artifact, device: RemoteDevice, notice: Notice = lambda
     mine = heads_in(artifact.folder, heads_id)
     with tempfile.TemporaryDirectory(prefix="perse-heads-") as scratch:
         if there.get(PACK) == mine.sum:
-            _fill_in_previous(mine, device, home, PREVIOUS in there)
+            if PREVIOUS not in there and (artifact.folder / PREVIOUS).is_file():
+                device.push(artifact.folder / PREVIOUS, f"{home}/{PREVIOUS}")
         else:
             for name in there.keys() & {PACK, PREVIOUS}:
                 device.pull(f"{home}/{name}", Path(scratch) / name)
@@ -83,14 +84,6 @@ def same_heads(artifact: Artifact, device: RemoteDevice, notice: Notice = lambda
     if now is not None and now != synced:
         record = f"{quote(home)}/{SYNCED}"
         device.shell(f"echo '{now}' >{record}.part && mv -f {record}.part {record}")
-
-
-def _fill_in_previous(mine: Heads, device: RemoteDevice, home: str, there: bool) -> None:
-    path = mine.folder / PREVIOUS
-    if path.is_file() and not there:
-        device.push(path, f"{home}/{PREVIOUS}")
-    elif there and not path.is_file():
-        device.pull(f"{home}/{PREVIOUS}", path)
 
 
 def _settle(mine: Heads, theirs: Heads, synced: str | None, device: RemoteDevice, home: str, notice: Notice) -> None:

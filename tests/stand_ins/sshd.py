@@ -65,15 +65,26 @@ class Sshd:
 
     def connections(self) -> list[int]:
         """Processes of the server that serve one connection each."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = path.read_text().rpartition(")")[2].split()[1]
-            except OSError:
-                continue
-            if int(parent) == self.process.pid:
-                found.append(int(path.parent.name))
+        return [process for process, (parent, _) in _processes().items() if parent == self.process.pid]
+
+    def servants(self) -> list[int]:
+        """The same, and the processes of sshd that those may have: all that must stop for a connection to be dead."""
+        found, every = self.connections(), _processes()
+        for process in found:
+            found += [child for child, (parent, name) in every.items() if parent == process and name.startswith("sshd")]
         return found
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Parent and name of every process."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            start, _, rest = path.read_text().rpartition(")")
+        except OSError:
+            continue
+        found[int(path.parent.name)] = int(rest.split()[1]), start.partition("(")[2]
+    return found
 
 
 def start(folder: Path) -> Sshd:
