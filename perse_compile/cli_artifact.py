@@ -27,6 +27,10 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, max=64, help="Threads of the artifact's runtime: 1, or every core under the emulator."),
 ]
+Database = Annotated[
+    Path | None,
+    typer.Option("--database", metavar="FILE", help="What tuning found; tuning.jsonl in your cache by default."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -94,6 +98,7 @@ def build(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Artifact folder; PROGRAM-TARGET here by default.")
     ] = None,
+    database: Database = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an artifact even if it holds personalised heads.")
     ] = False,
@@ -101,7 +106,7 @@ def build(
 ) -> None:
     """Compile a program for a device: writes an artifact folder, verified against PyTorch."""
     with steps() as doing:
-        built = driver.build(program, target, output=output, force=force, say=doing)
+        built = driver.build(program, target, output=output, database=database, force=force, say=doing)
     folder, fields = built.artifact.folder, built.artifact.manifest
     sizes = {name: entry["bytes"] for name, entry in fields["files"].items()}
     if built.selftest is None:

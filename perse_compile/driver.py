@@ -124,17 +124,21 @@ def build(
     target: str,
     *,
     output: Path | None = None,
+    database: Path | None = None,
     force: bool = False,
     say: Callable[[str], None] = lambda what: None,
 ) -> Built:
-    """From a program to a verified artifact folder."""
+    """From a program to a verified artifact folder, with what the tuning database knows."""
     from perse_compile import targets
     from perse_compile.building import build as building
     from perse_compile.program import Program
+    from perse_compile.tuning.database import open_database
 
     device = targets.load(target)
     program = Program.load(path or only_program())
-    return building.build(program, device, output or Path(f"{program.name}-{device.name}"), force=force, say=say)
+    known = open_database(database).remembered(device)
+    folder = output or Path(f"{program.name}-{device.name}")
+    return building.build(program, device, folder, remembered=known, force=force, say=say)
 
 
 def only_program() -> Path:

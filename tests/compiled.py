@@ -14,6 +14,7 @@ from torch import fx
 
 from perse_compile import targets
 from perse_compile.building.object_code import compile_kernels
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.kernels.scope import Stored
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.network import Clock
@@ -59,16 +60,17 @@ def graph_of(
 
 
 def run_compiled(
-    module: fx.GraphModule, x: torch.Tensor, folder: Path, target: str = "x86_64-linux"
+    module: fx.GraphModule, x: torch.Tensor, folder: Path, target: str = "x86_64-linux", choices: Choices | None = None
 ) -> np.ndarray[Any, Any]:
     """x (1,C,H,W) -> the result in logical order, computed by compiled kernels in three parallel tasks."""
     device, nodes = targets.load(target), list(module.graph.nodes)
     source, result = nodes[0], nodes[-1].args[0]
     _, c, h, w = x.shape
-    builder = ModuleBuilder(device)
+    choices = choices or Choices(device)
+    builder = ModuleBuilder(choices)
     entering = Stored(source.name, (1, h, w, c), default_order(4))
     values = {source.name: entering}
-    calls = lower_nodes(nodes, {result}, values, weights_of(module), device)  # type: ignore[arg-type]
+    calls = lower_nodes(nodes, {result}, values, weights_of(module), choices)  # type: ignore[arg-type]
     stored = values[result.name]  # type: ignore[union-attr]
     if not calls:
         return _logical(x.numpy().transpose(0, 2, 3, 1).reshape(stored.shape), stored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text()
 
     return compare
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor write what this user has tuned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERSE_TUNING", str(tmp_path_factory.mktemp("tuning") / "tuning.jsonl"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from torch import fx
 from tvm import relax, tirx
 
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.fuse import Group, group_nodes
 from perse_compile.lowering.kernels import lower_group
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.values import Constant
-from perse_compile.targets import Target
 
 
 @dataclass
 class ModuleBuilder:
     """Collects kernels (each once), constants (each once) and Relax functions."""
 
-    target: Target
+    choices: Choices
     builder: relax.BlockBuilder = field(default_factory=relax.BlockBuilder)
     constants: dict[str, Constant] = field(default_factory=dict)  # by key
     functions: dict[str, list[str]] = field(default_factory=dict)  # name -> keys of the constants it takes last
@@ -94,13 +94,13 @@ def _variable(name: str, shape: tuple[int, ...], dtype: str = "float32") -> rela
 
 
 def lower_nodes(
-    nodes: list[fx.Node], kept: set[fx.Node], values: dict[str, Stored], weight_of: Any, target: Target
+    nodes: list[fx.Node], kept: set[fx.Node], values: dict[str, Stored], weight_of: Any, choices: Choices
 ) -> list[KernelCall]:
     """Kernel calls for a straight line of nodes; `values` gains every stored result."""
     calls: list[KernelCall] = []
     groups: list[Group] = group_nodes(nodes, kept)
     for group in groups:
-        calls += lower_group(group, values, weight_of, target)
+        calls += lower_group(group, values, weight_of, choices)
     return calls
 
 

@@ -14,6 +14,7 @@ from torch import fx
 from tvm import te
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.expressions import BINARY, UNARY
 from perse_compile.lowering.fuse import ANCHORS, Group, op_of
 from perse_compile.lowering.kernels import margins, moves, normalisation, pointwise, pooling, products
@@ -21,17 +22,16 @@ from perse_compile.lowering.kernels.scope import Array, KernelCall, Scope, Store
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.strided import unfold_rows, with_strides
 from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order
-from perse_compile.targets import Target
 
 
 def lower_group(
-    group: Group, values: dict[str, Stored], weights: Callable[[fx.Node], Array], target: Target
+    group: Group, values: dict[str, Stored], weights: Callable[[fx.Node], Array], choices: Choices
 ) -> list[KernelCall]:
     """Kernel calls of one group; enters the stored result under the last node's name in `values`."""
     if len(group.nodes) == 1 and (view := as_view(group.last, values)) is not None:
         values[group.last.name] = view
         return []
-    scope = Scope(values, weights, target, margins.wanted(group.last, target), reads=_stored_inputs(group, values))
+    scope = Scope(values, weights, choices, margins.wanted(group.last, choices), reads=_stored_inputs(group, values))
     for node in group.nodes:
         op = op_of(node)
         try:
