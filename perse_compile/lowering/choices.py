@@ -36,19 +36,23 @@ def nothing(work: Workload) -> Chosen | None:
 
 @dataclass
 class Choices:
-    """What lowering asks. `made` says afterwards what was decided for every workload it met."""
+    """What lowering asks. `made` says afterwards what was decided for every workload it met, `last` whose knobs the
+    last kernel was built with."""
 
     target: Target
     remembered: Remembered = nothing
     made: dict[Workload, Chosen] = field(default_factory=dict)
+    last: Workload | None = None
 
     def decide(self, work: Workload, kind: type[K]) -> K:
-        """The knobs of a workload; the same at every call."""
+        """The knobs to build a kernel with; the same at every call."""
+        self.last = work
         knobs = self.choose(work).knobs
         assert isinstance(knobs, kind), (work, knobs)
         return knobs
 
     def choose(self, work: Workload) -> Chosen:
+        """Knobs and why, for those who only want to know."""
         if work not in self.made:
             found = self.remembered(work)
             if found is None or not legal.is_legal(work, found.knobs, self.target):

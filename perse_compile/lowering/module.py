@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,11 +98,16 @@ def lower_nodes(
     nodes: list[fx.Node], kept: set[fx.Node], values: dict[str, Stored], weight_of: Any, choices: Choices
 ) -> list[KernelCall]:
     """Kernel calls for a straight line of nodes; `values` gains every stored result."""
-    calls: list[KernelCall] = []
+    return [call for _, calls in lower_groups(nodes, kept, values, weight_of, choices) for call in calls]
+
+
+def lower_groups(
+    nodes: list[fx.Node], kept: set[fx.Node], values: dict[str, Stored], weight_of: Any, choices: Choices
+) -> Iterator[tuple[Group, list[KernelCall]]]:
+    """The same, group by group; `values` gains a group's result before the group is given."""
     groups: list[Group] = group_nodes(nodes, kept)
     for group in groups:
-        calls += lower_group(group, values, weight_of, choices)
-    return calls
+        yield group, lower_group(group, values, weight_of, choices)
 
 
 def weights_of(module: fx.GraphModule) -> Any:

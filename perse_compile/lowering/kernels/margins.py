@@ -39,7 +39,8 @@ def needed(node: fx.Node, choices: Choices) -> Margins:
     beyond = (0, 0)
     if op_of(node) == "conv2d":
         work = of_conv(node)
-        if can_winograd(work, choices.target) and (m := choices.decide(work, ConvKnobs).winograd):
+        knobs = choices.choose(work).knobs if can_winograd(work, choices.target) else None
+        if isinstance(knobs, ConvKnobs) and (m := knobs.winograd):
             beyond = (-work.height % m, -work.width % m)
     return padding(node, beyond)
 

@@ -73,7 +73,6 @@ def choose(
     `rows`: heights allowed; `widest`: columns allowed.
     """
     lanes = target.lanes
-    load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
     best: tuple[float, ConvKnobs] | None = None
     for block in blocks(shape, lanes):
         vectors = max(1, block // lanes)
@@ -84,18 +83,26 @@ def choose(
                 accumulators = high * columns * vectors
                 if accumulators + vectors + 2 > target.registers and accumulators > 1:
                     continue  # one for the broadcast input, one to spare: LLVM spills otherwise
-                waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
-                loads = vectors + high * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
-                cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
-                cost *= max(1.0, CHAINS / accumulators)
-                if block < lanes:
-                    cost *= lanes / block
+                cost = tile_cost(shape, (high, columns, block), target)
                 unroll = divisor(shape.group_in, 8, 4, 3, 2)
                 knobs = ConvKnobs(high, columns, block, unroll, channels_first, cost=cost)
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, knobs)
     assert best is not None
     return best[1]
+
+
+def tile_cost(shape: ConvShape, tile: tuple[int, int, int], target: Target) -> float:
+    """Of one multiply-accumulate, relative, in a tile of rows, columns and channels."""
+    rows, columns, block = tile
+    vectors = max(1, block // target.lanes)
+    accumulators = rows * columns * vectors
+    load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
+    waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
+    loads = vectors + rows * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
+    cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
+    cost *= max(1.0, CHAINS / accumulators)
+    return cost * target.lanes / block if block < target.lanes else cost
 
 
 def pieces(pixels: int, out_channels: int, target: Target) -> tuple[int, int]:
