@@ -2,18 +2,14 @@
 
     python benchmarks/instructions.py [MODEL ...] [--target arm64-linux] [--json]
 
-The emulator translates a program block by block. Asked to, it prints every block it translates with the block's
-instructions (`-d in_asm`) and every block it runs (`-d exec,nochain`): the sum of the lengths of the blocks it ran is
-the number of instructions executed. `perse run` of one image, to the last exit, less `perse info`, which only opens
-and checks the artifact: input, kernels, the last exit's head and decision.
+How they are counted: perse_compile/tuning/instructions.py. `perse run` of one image, to the last exit, less
+`perse info`, which only opens and checks the artifact: input, kernels, the last exit's head and decision.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,33 +18,7 @@ import numpy as np
 
 from perse_compile import driver, targets
 from perse_compile.building import build as building
-
-BLOCK = re.compile(rb"^0x([0-9a-f]+):")
-RUN = re.compile(rb"^Trace \d+: 0x[0-9a-f]+ \[[0-9a-f]+/([0-9a-f]+)/")
-
-
-def count(command: list[str]) -> int:
-    """Instructions that the command executes under the emulator."""
-    lengths: dict[int, int] = {}
-    total, first, inside = 0, 0, False
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith(b"Trace"):
-                inside = False
-                match = RUN.match(line)
-                assert match, line
-                total += lengths[int(match[1], 16)]
-            elif match := BLOCK.match(line):
-                if not inside:
-                    first, inside = int(match[1], 16), True
-                    lengths[first] = 0
-                lengths[first] += 1
-            else:
-                inside = False
-    if process.returncode != 0:
-        raise SystemExit(f"{command[-1]} ended with status {process.returncode}")
-    return total
+from perse_compile.tuning.instructions import count
 
 
 def measure(name: str, target_name: str, folder: Path) -> dict[str, Any]:
@@ -57,7 +27,7 @@ def measure(name: str, target_name: str, folder: Path) -> dict[str, Any]:
     building.build(program, target, folder / name)
     spec, image = program.input, folder / "image.npy"
     np.save(image, np.full((spec.height, spec.width, spec.channels), 128, np.uint8))
-    perse = [target.emulator, "-d", "in_asm,exec,nochain", str(folder / name / "perse")]
+    perse = [target.emulator, str(folder / name / "perse")]
     executed = count([*perse, "run", str(image), "--exit", str(len(program.exits) - 1)]) - count([*perse, "info"])
     macs = program.exits[-1].macs
     return {

@@ -1,1 +1,1 @@
-"""Knobs found by measuring: tasks, search, the database of what was found, and the measuring itself."""
+"""Finding the fastest kernels by measuring them: tasks, search, the database of what was found, and measuring itself."""
