@@ -1,1 +1,1 @@
-"""Finding the fastest kernels by measuring them: tasks, search, the database of what was found, and measuring itself."""
+"""Finding the fastest kernels by measuring them: tasks, search, measuring, and the database of what was found."""

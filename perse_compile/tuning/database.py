@@ -67,11 +67,17 @@ class Database:
     def tried(self, work: Workload, target: Target, where: str, threads: int) -> dict[Knobs, Record]:
         """What is known of a task on a device: the newest record of each knobs."""
         key = target_key(target)
-        return {
-            r.knobs: r
-            for r in self.records
-            if (r.workload, r.target, r.where, r.threads) == (work, key, where, threads) and not r.best
-        }
+        return {r.knobs: r for r in self.records if _about(r) == (work, key, where, threads) and not r.best}
+
+    def chosen(self, work: Workload, target: Target, where: str, threads: int) -> Record | None:
+        """The newest winner of a task on a device that won more than once."""
+        wanted = work, target_key(target), where, threads
+        found = (r for r in reversed(self.records) if r.best and r.rounds > 1 and _about(r) == wanted)
+        return next(found, None)
+
+
+def _about(record: Record) -> tuple[Workload, str, str, int]:
+    return record.workload, record.target, record.where, record.threads
 
 
 def open_database(path: Path | None = None, shipped: Path | None = SHIPPED) -> Database:

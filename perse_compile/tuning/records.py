@@ -40,13 +40,14 @@ class Record:
     default: float | None = None
     error: str | None = None
     best: bool = False  # build takes it
+    rounds: int = 1  # how often it was measured beside the default
 
     def line(self) -> str:
         """JSON, without the end of the line."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["workload"] = asdict(self.workload)
         values["knobs"] = knobs_to_json(self.knobs)
-        kept = {name: value for name, value in values.items() if value not in (None, False)}
+        kept = {name: value for name, value in values.items() if value is not None and value is not False}
         return json.dumps({"versions": versions(), **kept}, sort_keys=True, allow_nan=False)
 
 
