@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +27,14 @@ from perse_compile.tuning.tasks import Task, tasks_of
 BATCH = 12  # candidates beside the default
 SURVEY = 16  # default kernels in one executable
 CLEAR = 0.97  # of the default's time: a winner at once; others must win again
-FINALISTS, ROUNDS = 3, 3  # measured again, in turns with the default
+FINALISTS, ROUNDS = 3, 5  # measured again, in turns with the default
 NOISE = 0.01  # a winner must be better than the default by at least this
+UNSTEADY = 1.2  # a batch is measured once more if its default takes so much longer at its end than at its begin
+
+
+def least(answer: Measurement) -> float:
+    """What counts of a measurement: the quickest repeat, since whatever disturbs a machine makes it slower."""
+    return min(answer.seconds, default=answer.cost)
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,7 @@ class Tuning:
     @property
     def after(self) -> float:
         """The same with the best knobs so far."""
-        return sum(
-            s.time * (s.gain if s.chosen is not None else s.best[1]) for s in self.standings if math.isfinite(s.usual)
-        )
+        return sum(s.time * s.now for s in self.standings if math.isfinite(s.usual))
 
     def run(self, budget: Budget) -> None:
         """Until the budget ends, nothing is left, or the user stops it: all measured is in the database then.
@@ -97,9 +100,9 @@ class Tuning:
             self.follow(self, f"default knobs of {len(unknown)} tasks")
             measured = self._measure(part, [standing.task.default for standing in part])
             for standing, measurement in zip(part, measured, strict=True):
-                standing.usual = measurement.cost
+                standing.usual = least(measurement)
             self.database.add(
-                self._record(standing.task, standing.task.default, measurement, measurement.cost)
+                self._record(standing.task, standing.task.default, measurement, standing.usual)
                 for standing, measurement in zip(part, measured, strict=True)
             )
 
@@ -125,14 +128,11 @@ class Tuning:
         if not proposed:
             standing.done = True
             return
-        usual = [standing.task.default] if self.bench.timed else []
-        measured = self._measure([standing] * (len(usual) + len(proposed)), usual + proposed)
-        default = measured[0].cost if usual else standing.usual
+        default, answers = self._beside_default(standing, proposed)
         if not math.isfinite(default):
             standing.done = True  # without its default to compare with, a task cannot be tuned
             return
-        answers = dict(zip(proposed, measured[len(usual) :], strict=True))
-        self._note(standing, {knobs: answer.cost / default for knobs, answer in answers.items()})
+        self._note(standing, {knobs: least(answer) / default for knobs, answer in answers.items()})
         records = [self._record(standing.task, knobs, answer, default) for knobs, answer in answers.items()]
         knobs, ratio = standing.best
         if knobs in answers and ratio < (CLEAR if self.bench.timed else 1):
@@ -140,6 +140,20 @@ class Tuning:
         self.database.add(records)
         self.trials += len(proposed)
         self._batch_seconds = 0.7 * self._batch_seconds + 0.3 * (time.monotonic() - began)
+
+    def _beside_default(self, standing: Standing, proposed: list[Knobs]) -> tuple[float, dict[Knobs, Measurement]]:
+        """What the default and the proposed knobs take. The default comes first and last, lest a slow phase of the
+        machine passes for a slow candidate."""
+        if not self.bench.timed:
+            measured = self._measure([standing] * len(proposed), proposed)
+            return standing.usual, dict(zip(proposed, measured, strict=True))
+        knobs = [standing.task.default, *proposed, standing.task.default]
+        measured = self._measure([standing] * len(knobs), knobs)
+        ends = least(measured[0]), least(measured[-1])
+        if max(ends) > UNSTEADY * min(ends):
+            again = self._measure([standing] * len(knobs), knobs)
+            measured = [min(pair, key=least) for pair in zip(measured, again, strict=True)]
+        return min(least(measured[0]), least(measured[-1])), dict(zip(proposed, measured[1:-1], strict=True))
 
     def _note(self, standing: Standing, ratios: dict[Knobs, float]) -> None:
         standing.note(ratios)
@@ -175,13 +189,9 @@ class Tuning:
         """The default's time, everyone's over it, and by how much a winner has to be better."""
         knobs = [standing.task.default, *finalists]
         measured = self._measure([standing] * len(knobs) * ROUNDS, knobs * ROUNDS)
-        base, *others = ([m.cost for m in measured[i :: len(knobs)]] for i in range(len(knobs)))
-        ratios = {
-            each: statistics.median(cost / usual for cost, usual in zip(costs, base, strict=True))
-            for each, costs in zip(finalists, others, strict=True)
-        }
-        usual = statistics.median(base)
-        return usual, ratios, max(NOISE, (max(base) - min(base)) / usual / ROUNDS)
+        base, *others = (sorted(least(m) for m in measured[i :: len(knobs)]) for i in range(len(knobs)))
+        ratios = {each: costs[0] / base[0] for each, costs in zip(finalists, others, strict=True)}
+        return base[0], ratios, max(NOISE, (base[1] - base[0]) / base[0])
 
     def _worth(self, cost: float) -> Measurement:
         return Measurement((cost,)) if self.bench.unit == "seconds" else Measurement(instructions=round(cost))
@@ -214,7 +224,7 @@ class Tuning:
             self.bench.where,
             self.bench.threads,
             self.bench.unit,
-            cost=answer.cost if works else None,
+            cost=least(answer) if works else None,
             default=default if works else None,
             error=answer.error,
             best=best,
