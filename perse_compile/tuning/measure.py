@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,7 @@ PROGRAM = Path(__file__).parent / "program"
 OF_THE_RUNTIME = ("base.c", "threads.c")
 TOLERANCE = 1e-3  # of a slice of the result, relative to its norm
 EMULATED = 10  # times the limit that a candidate gets under the emulator
+PATIENCE = 60.0  # seconds beyond the limits of all candidates, for starting and ending
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,16 @@ def measure(
 
 @contextmanager
 def _written(batch: Sequence[Candidate], target: Target) -> Iterator[Batch]:
-    with tempfile.TemporaryDirectory(prefix="perse-tuning-") as name:
-        folder = Path(name)
+    with ExitStack() as stack:
         try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perse-tuning-")))
             written = write_batch(batch, target, folder)
             if written.numbers:
                 _link(written, target)
         except OSError as error:
-            raise DeviceError(f"cannot write a batch of candidates to {folder.parent}: {error.strerror}") from error
+            raise DeviceError(
+                f"cannot write a batch of candidates: {error}; free some space here, or set TMPDIR"
+            ) from error
         yield written
 
 
@@ -101,10 +104,10 @@ def _link(batch: Batch, target: Target) -> None:
 
 
 def _program_objects() -> list[str]:
-    return [f"{path.stem}.o" for path in _sources()]
+    return [f"{path.stem}.o" for path in sources()]
 
 
-def _sources() -> list[Path]:
+def sources() -> list[Path]:
     return [*sorted(PROGRAM.glob("*.c")), *(RUNTIME / name for name in OF_THE_RUNTIME)]
 
 
@@ -113,9 +116,9 @@ def _program(target: Target) -> tempfile.TemporaryDirectory[str]:
     """The measuring program and what it takes of the runtime as object files, with headers; once per process."""
     kept = tempfile.TemporaryDirectory(prefix="perse-measuring-")
     folder = Path(kept.name)
-    for path in [*_sources(), *PROGRAM.glob("*.h"), *RUNTIME.glob("*.h")]:
+    for path in [*sources(), *PROGRAM.glob("*.h"), *RUNTIME.glob("*.h")]:
         shutil.copyfile(path, folder / path.name)
-    compile_c(folder, [path.name for path in _sources()], zig(target))
+    compile_c(folder, [path.name for path in sources()], zig(target))
     for path in folder.glob("*.c"):
         path.unlink()
     return kept
@@ -151,7 +154,7 @@ def _execute(batch: Batch, device: Device, arguments: list[str], limit: float, o
             f"{device.name} cannot run code for {batch.target.name}: {what}; see --target and --device"
         ) from error
     try:
-        _, complaints = process.communicate(timeout=60 + (limit + 1) * len(batch.numbers))
+        _, complaints = process.communicate(timeout=PATIENCE + (limit + 1) * len(batch.numbers))
     except subprocess.TimeoutExpired:
         return f"{device.name} stopped answering"
     finally:
