@@ -13,7 +13,7 @@ import pytest
 from perse_compile.building.link import RUNTIME, WARNINGS
 from perse_compile.errors import DeviceError
 from perse_compile.tuning.instructions import Marked, count
-from perse_compile.tuning.measure import PROGRAM, sources
+from perse_compile.tuning.linking import EXECUTABLE, PROGRAM
 from tests.artifacts import emulator
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,7 +24,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     folder = tmp_path_factory.mktemp("program")
     (folder / "data").write_bytes(np.linspace(-1, 1, 16, dtype=np.float32).tobytes())
     sanitize = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Dclock_gettime=mock_clock"]
-    files = [str(path) for path in [*sources(), Path(__file__).parent / "mock_batch.c"]]
+    files = [str(path) for path in [*EXECUTABLE, Path(__file__).parent / "mock_batch.c"]]
     include = [f"-I{PROGRAM}", f"-I{RUNTIME}"]
     command = ["gcc", *WARNINGS, *sanitize, *include, *files, "-pthread", "-lm", "-o", "batch"]
     subprocess.run(command, cwd=folder, check=True)
