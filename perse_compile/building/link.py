@@ -48,6 +48,13 @@ def link_executable(work: Path, objects: list[str], output: str, target: Target)
     _run([*zig(target), "-O2", "-static", "-s", "-Wl,--gc-sections", *objects, "-lm", "-o", output], work)
 
 
+def link_library(work: Path, objects: list[str], output: str, exported: list[str], target: Target) -> None:
+    """Object files in `work` to a shared library that shows only the names in `exported`. Raises BuildError."""
+    (work / "exported").write_text(f"{{ global: {'; '.join(exported)}; local: *; }};\n")
+    script = "-Wl,--version-script=exported"
+    _run([*zig(target), "-O2", "-shared", "-s", script, *objects, "-lm", "-o", output], work)
+
+
 def library_is_for(target: Target) -> str:
     """Which C library libperse.a is compiled for."""
     return "Android NDK" if _ndk_clang(target) else target.zig

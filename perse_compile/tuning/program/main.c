@@ -29,7 +29,7 @@ int main(int argc, char **argv) {
     long long marked = -1;
     if (argc < 2) return complain("which", "DATA?");
     const uint8_t *data = perse_map(argv[1]);
-    if (data == NULL) return complain(strerror(errno), argv[1]);
+    if (data == NULL) return complain(errno != 0 ? strerror(errno) : "empty file", argv[1]);
     if (argc == 3 && strcmp(argv[2], "--mark") == 0) return printf("%llu\n", (unsigned long long)perse_mark_address()) < 0;
     for (int i = 2; i + 1 < argc; i += 2) {
         double value = atof(argv[i + 1]);
