@@ -12,6 +12,7 @@ from perse_compile import manifest, targets
 from perse_compile.building.emit_c import Backbone, emit
 from perse_compile.building.link import RUNTIME
 from perse_compile.building.object_code import compile_kernels
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.network import Network, lower
 from perse_compile.program import Program
 from perse_compile.targets import Target
@@ -27,7 +28,7 @@ def this_machine() -> Target:
 
 def write_artifact(program: Program, folder: Path, target: Target | None = None) -> Network:
     """backbone.bin, plan.c and kernels.o, without probes; for this machine unless told otherwise."""
-    network = lower(program, target or this_machine())
+    network = lower(program, Choices(target or this_machine()))
     weights = bytearray(network.weights_size)
     for offset, constant in network.weights:
         data = constant.array.tobytes()

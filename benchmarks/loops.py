@@ -22,16 +22,54 @@ import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from host import write_artifact
-from instructions import blocks
 
 from perse_compile import driver, targets
 from perse_compile.building.link import link
 from perse_compile.lowering.network import Network
+
+BLOCK = re.compile(rb"^0x([0-9a-f]+):")
+RUN = re.compile(rb"^Trace \d+: 0x[0-9a-f]+ \[[0-9a-f]+/([0-9a-f]+)/")
+
+
+@dataclass
+class Block:
+    """Instructions that the emulator translated as one piece, as it prints them, and how often it ran them."""
+
+    lines: list[bytes] = field(default_factory=list)
+    times: int = 0
+
+
+def blocks(command: list[str]) -> list[Block]:
+    """What the command executes under the emulator."""
+    at: dict[int, Block] = {}  # the last translation of each address
+    found: list[Block] = []
+    inside = False
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(b"Trace"):
+                inside = False
+                match = RUN.match(line)
+                assert match, line
+                at[int(match[1], 16)].times += 1
+            elif match := BLOCK.match(line):
+                if not inside:
+                    inside = True
+                    at[int(match[1], 16)] = Block()
+                    found.append(at[int(match[1], 16)])
+                found[-1].lines.append(line)
+            else:
+                inside = False
+    if process.returncode != 0:
+        raise SystemExit(f"{command[-1]} ended with status {process.returncode}")
+    return found
+
 
 MODELS = ["resnet18", "resnet50", "mobilenet_v2"]
 BRANCH = re.compile(r"(?:b|b\.\w+|bl|blr|br|ret|cbn?z|tbn?z)\b(?:.*#(0x[0-9a-f]+))?.*")

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from perse_compile import driver
+from perse_compile.cli_tune import INTERRUPTED, live, show
 from perse_compile.console import console, print_json, progress, say, steps, table, warn
 from perse_compile.devices import EMULATOR_HINT
 from perse_compile.errors import DataError
@@ -30,6 +31,10 @@ DeviceName = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=64, help="Threads of the artifact's runtime: 1, or every core under the emulator."),
+]
+Database = Annotated[
+    Path | None,
+    typer.Option("--database", metavar="FILE", help="What tuning found; tuning.jsonl in your cache by default."),
 ]
 
 
@@ -97,14 +102,25 @@ def build(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Artifact folder; PROGRAM-TARGET here by default.")
     ] = None,
+    database: Database = None,
+    tune: Annotated[
+        int | None, typer.Option("--tune", min=1, help="First measure so many candidates, on the best device at hand.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an artifact even if it holds personalised heads.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Compile a program for a device: writes an artifact folder, verified against PyTorch."""
+    if tune is not None:
+        with live(tune, None) as follow:
+            found = driver.tune(program, target, trials=tune, database=database, follow=follow)
+        if not json:
+            show(found)
+        if found["interrupted"]:
+            raise typer.Exit(INTERRUPTED)
     with steps() as doing:
-        built = driver.build(program, target, output=output, force=force, say=doing)
+        built = driver.build(program, target, output=output, database=database, force=force, say=doing)
     folder, fields = built.artifact.folder, built.artifact.manifest
     sizes = {name: entry["bytes"] for name, entry in fields["files"].items()}
     if built.selftest is None:

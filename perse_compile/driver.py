@@ -126,17 +126,69 @@ def build(
     target: str,
     *,
     output: Path | None = None,
+    database: Path | None = None,
     force: bool = False,
     say: Callable[[str], None] = lambda what: None,
 ) -> Built:
-    """From a program to a verified artifact folder."""
+    """From a program to a verified artifact folder, with what the tuning database knows."""
     from perse_compile import targets
     from perse_compile.building import build as building
     from perse_compile.program import Program
+    from perse_compile.tuning.database import open_database
 
     device = targets.load(target)
     program = Program.load(path or only_program())
-    return building.build(program, device, output or Path(f"{program.name}-{device.name}"), force=force, say=say)
+    known = open_database(database).remembered(device)
+    folder = output or Path(f"{program.name}-{device.name}")
+    return building.build(program, device, folder, remembered=known, force=force, say=say)
+
+
+# --- tune -------------------------------------------------------------------------------------------------
+
+
+def tune(
+    path: Path | None,
+    target: str,
+    *,
+    device: str | None = None,
+    trials: int | None = None,
+    minutes: float | None = None,
+    database: Path | None = None,
+    threads: int = 1,
+    follow: Callable[[dict[str, Any], str], None] = lambda summary, what: None,
+) -> dict[str, Any]:
+    """Search for the fastest kernels of a program on a device; what is found goes to the database as it comes."""
+    from perse_compile import targets
+    from perse_compile.program import Program
+    from perse_compile.tuning.bench import bench_for
+    from perse_compile.tuning.database import open_database
+    from perse_compile.tuning.summary import summary
+    from perse_compile.tuning.tune import Budget, Tuning, by_arithmetic, prepare
+
+    def tell(tuning: Tuning, what: str) -> None:
+        follow(summary(tuning), what)
+
+    bench = bench_for(targets.load(target), device, threads)
+    tuning = prepare(Program.load(path or only_program()), bench, open_database(database), tell)
+    if bench.device is None:
+        by_arithmetic(tuning)
+    else:
+        tuning.run(Budget(trials, minutes))
+    return summary(tuning)
+
+
+def export_tuning(file: Path, database: Path | None = None) -> int:
+    """What `build` would use, in a file for others."""
+    from perse_compile.tuning.database import export_to, open_database
+
+    return export_to(open_database(database), file)
+
+
+def import_tuning(file: Path, database: Path | None = None) -> tuple[int, int]:
+    """What others found, into the database; how many records came, and how many were there."""
+    from perse_compile.tuning.database import import_from, open_database
+
+    return import_from(open_database(database), file)
 
 
 def only_program() -> Path:

@@ -29,6 +29,10 @@ class LoweringError(PerseError):
     """An operation cannot be compiled."""
 
 
+class TuningError(PerseError):
+    """Tuning cannot go on, or its database is damaged."""
+
+
 class BuildError(PerseError):
     """Compiling, linking or verifying an artifact failed."""
 

@@ -14,6 +14,7 @@ from torch import fx
 
 from perse_compile import ops, targets
 from perse_compile.building.object_code import compile_kernels
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.network import Clock
@@ -59,12 +60,13 @@ def graph_of(
 
 
 def run_compiled(
-    module: fx.GraphModule, x: torch.Tensor, folder: Path, target: str = "x86_64-linux"
+    module: fx.GraphModule, x: torch.Tensor, folder: Path, target: str = "x86_64-linux", choices: Choices | None = None
 ) -> np.ndarray[Any, Any]:
     """x (1,C,H,W) -> the result in logical order, computed by compiled kernels in three parallel tasks."""
     device = targets.load(target)
-    builder = ModuleBuilder(device)
-    calls, values = lowered(module, target)
+    choices = choices or Choices(device)
+    builder = ModuleBuilder(choices)
+    calls, values = lowered(module, choices)
     entering, stored = values[next(iter(module.graph.nodes)).name], values[result_of(module).name]
     if not calls:
         return _logical(x.numpy().transpose(0, 2, 3, 1).ravel(), stored)
@@ -101,12 +103,13 @@ def run_compiled(
     return _logical(memory[buffer.offset // 4 : (buffer.offset + buffer.size) // 4], stored)
 
 
-def lowered(module: fx.GraphModule, target: str = "x86_64-linux") -> tuple[list[KernelCall], dict[str, Stored]]:
+def lowered(module: fx.GraphModule, choices: Choices | None = None) -> tuple[list[KernelCall], dict[str, Stored]]:
     """The kernel calls of a graph, and where every value lies."""
+    choices = choices or Choices(targets.load("x86_64-linux"))
     nodes = list(module.graph.nodes)
     c, h, w = nodes[0].meta["shape"]
     values = {nodes[0].name: Stored(nodes[0].name, (1, h, w, c), default_order(4))}
-    calls = lower_nodes(nodes, {result_of(module)}, values, weights_of(module), targets.load(target))
+    calls = lower_nodes(nodes, {result_of(module)}, values, weights_of(module), choices)
     return calls, values
 
 

@@ -38,6 +38,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return compare
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor write what this user has tuned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERSE_TUNING", str(tmp_path_factory.mktemp("tuning") / "tuning.jsonl"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """A small trained program, from its file; not to be changed."""

@@ -12,6 +12,7 @@ from perse_compile import __version__, targets
 from perse_compile.building.emit_c import Backbone, _comment, c_name, c_string, emit
 from perse_compile.building.link import WARNINGS
 from perse_compile.errors import BuildError
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.network import lower
 from perse_compile.passes import default_pipeline
 from tests import models
@@ -56,6 +57,6 @@ def test_what_can() -> None:
 def test_golden(golden) -> None:
     program = prepared(models.Plain(), default_pipeline(("relu",)), "plain")
     program.classes = ['"cat"', "Käfer", "a\nb", "*/", "??/"]
-    text = emit(lower(program, targets.load("x86_64-linux")), Backbone(4096, 1, 2))
+    text = emit(lower(program, Choices(targets.load("x86_64-linux"))), Backbone(4096, 1, 2))
     assert not any(place in text for place in (str(Path.cwd()), str(Path.home()), "/tmp", "0x", "0X"))
     golden("plan-plain", text.replace(__version__, "VERSION"))

@@ -299,14 +299,15 @@ def test_stack_of_everything_keeps_memory_apart(tmp_path: Path) -> None:
 
 def test_winograd_where_it_pays() -> None:
     from perse_compile import targets
-    from perse_compile.lowering.kernels.winograd import MATRICES, tile_size
-    from perse_compile.lowering.schedules.conv import ConvShape
+    from perse_compile.lowering.defaults import tile_size
+    from perse_compile.lowering.kernels.winograd import MATRICES
+    from perse_compile.lowering.workload import Workload
 
     device = targets.load("x86_64-linux")
 
     def chosen(size: int, channels: int, filters: int, stride: int = 1, kernel: int = 3) -> int:
-        shape = ConvShape(size, size, filters, filters, channels, (kernel, kernel))
-        return tile_size(shape, (stride, stride), (1, 1), device)
+        work = Workload("conv", size, size, channels, filters, 1, (kernel, kernel), (stride, stride))
+        return tile_size(work, device)
 
     assert [chosen(56, 64, 64), chosen(7, 512, 512)] == [4, 2]
     assert {chosen(112, 3, 32), chosen(56, 64, 64, stride=2), chosen(56, 64, 64, kernel=5), chosen(56, 64, 12)} == {0}
@@ -402,10 +403,11 @@ def test_heads_of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
     """Their kernels fit the workspace."""
     from perse_compile import targets
     from perse_compile.building.object_code import compile_kernels
+    from perse_compile.lowering.choices import Choices
     from perse_compile.lowering.heads import lower_head
 
     device = targets.load("x86_64-linux")
-    calls, _ = lower_head(64, classes, device)
+    calls, _ = lower_head(64, classes, Choices(device))
     kernels = {f"k{i}": call.schedule(call.func) for i, call in enumerate(calls)}
     compile_kernels(kernels, device, tmp_path / "k.o")
     assert (tmp_path / "k.o").stat().st_size > 0

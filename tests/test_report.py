@@ -91,7 +91,7 @@ def test_hostile_names(built: Built) -> None:
         "target": {**fields["target"], "name": HOSTILE, "description": HOSTILE},
         "exits": [{**exit, "tap": HOSTILE} for exit in fields["exits"]],
         "provenance": {"model": HOSTILE, "warnings": [HOSTILE], HOSTILE: HOSTILE},
-        "tuning": HOSTILE,
+        "tuning": {**fields["tuning"], "where": [HOSTILE]},
     }
     page = artifact_page(Artifact(built.artifact.folder, hostile), None, None)
     read = Reader(page)

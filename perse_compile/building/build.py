@@ -22,6 +22,7 @@ from perse_compile.building.emit_c import Backbone, emit
 from perse_compile.building.link import RUNTIME, library_is_for, link
 from perse_compile.building.object_code import compile_kernels
 from perse_compile.errors import ArtifactError, BuildError
+from perse_compile.lowering.choices import Choices, Remembered, nothing
 from perse_compile.lowering.network import Network, lower
 from perse_compile.macs import head_macs
 from perse_compile.program import Program
@@ -42,15 +43,24 @@ class Built:
     selftest: dict[str, Any] | None
 
 
-def build(program: Program, target: Target, folder: Path, *, force: bool = False, say: Say = lambda _: None) -> Built:
+def build(
+    program: Program,
+    target: Target,
+    folder: Path,
+    *,
+    remembered: Remembered = nothing,
+    force: bool = False,
+    say: Say = lambda _: None,
+) -> Built:
     """Compile, link, write `folder` in one step, verify. The old artifact stays until the new one is complete.
 
+    `remembered` gives the knobs that tuning found; the same program, target and knobs make the same bytes.
     Raises LoweringError, BuildError (also when verification fails) or TargetError.
     """
     _check_destination(folder, force)
     library_is_for(target)  # a wrong ANDROID_NDK_HOME is told before the work
     say("lowering")
-    network = lower(program, target)
+    network = lower(program, Choices(target, remembered))
     say("computing probe answers in PyTorch")
     probes = _probes(program)
     try:
@@ -166,7 +176,7 @@ def _manifest(network: Network, identity: int, fresh: Path) -> dict[str, Any]:
             "perse-compile": __version__,
             **{name: version(name) for name in ("apache-tvm", "torch", "ziglang")},
         },
-        "tuning": "default knobs, not tuned",
+        "tuning": network.choices.summary(),
         "input": asdict(program.input),
         "classes": list(program.classes),
         "exits": exits,

@@ -22,28 +22,37 @@ def link(work: Path, target: Target) -> None:
     sources = sorted(path.name for path in RUNTIME.glob("*.c"))
     for path in RUNTIME.glob("*.[ch]"):
         shutil.copyfile(path, work / path.name)
-    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, f"-mcpu={target.zig_cpu}"]
-    objects = [f"{name[:-2]}.o" for name in [*sources, "plan.c"]]
-    for name, result in zip([*sources, "plan.c"], objects, strict=True):
-        _run([*compiler, *WARNINGS, *FLAGS, "-c", name, "-o", result], work)
-    _run([*compiler, "-O2", "-static", "-s", "-Wl,--gc-sections", *objects, "kernels.o", "-lm", "-o", "perse"], work)
+    objects = compile_c(work, [*sources, "plan.c"], zig(target))
+    link_executable(work, [*objects, "kernels.o"], "perse", target)
     members = [name for name in objects if name not in OF_THE_EXECUTABLE]
     if ndk := _ndk_clang(target):
-        for name in members:
-            _run(
-                [
-                    ndk,
-                    f"--target={target.machine}-linux-android24",
-                    *WARNINGS,
-                    *FLAGS,
-                    "-c",
-                    f"{name[:-2]}.c",
-                    "-o",
-                    name,
-                ],
-                work,
-            )
+        compile_c(work, [f"{name[:-2]}.c" for name in members], [ndk, f"--target={target.machine}-linux-android24"])
     _run([sys.executable, "-m", "ziglang", "ar", "rcsD", "libperse.a", *members, "kernels.o"], work)
+
+
+def zig(target: Target) -> list[str]:
+    """The C compiler for a target."""
+    return [sys.executable, "-m", "ziglang", "cc", "-target", target.zig, f"-mcpu={target.zig_cpu}"]
+
+
+def compile_c(work: Path, sources: list[str], compiler: list[str]) -> list[str]:
+    """The object files of C sources, by name in `work`. Raises BuildError."""
+    objects = [f"{Path(name).stem}.o" for name in sources]
+    for name, result in zip(sources, objects, strict=True):
+        _run([*compiler, *WARNINGS, *FLAGS, "-c", name, "-o", result], work)
+    return objects
+
+
+def link_executable(work: Path, objects: list[str], output: str, target: Target) -> None:
+    """Object files in `work` to a static executable. Raises BuildError."""
+    _run([*zig(target), "-O2", "-static", "-s", "-Wl,--gc-sections", *objects, "-lm", "-o", output], work)
+
+
+def link_library(work: Path, objects: list[str], output: str, exported: list[str], target: Target) -> None:
+    """Object files in `work` to a shared library that shows only the names in `exported`. Raises BuildError."""
+    (work / "exported").write_text(f"{{ global: {'; '.join(exported)}; local: *; }};\n")
+    script = "-Wl,--version-script=exported"
+    _run([*zig(target), "-O2", "-shared", "-s", script, *objects, "-lm", "-o", output], work)
 
 
 def library_is_for(target: Target) -> str:

@@ -34,17 +34,30 @@ def tvm_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target({key: value for key, value in options.items() if value != []})
 
 
-def compile_kernels(kernels: dict[str, tirx.PrimFunc], target: Target, path: Path) -> None:
-    """Write one object file that defines every kernel under its name."""
+def compile_kernels(kernels: dict[str, tirx.PrimFunc], target: Target, path: Path) -> dict[str, tirx.PrimFunc]:
+    """Write one object file that defines every kernel under its name; gives them as they were before LLVM's part."""
     into = tvm_target(target)
     module = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in kernels.items()})
     module = tirx.transform.BindTarget(into.with_host(into))(module)
     module = tvm.ir.transform.Sequential(_lowering())(module)
     for name in kernels:
         _check_workspace(name, module[name])
-    plain = tvm.IRModule({name: _with_pointers(module[name]) for name in kernels})
+    lowered = {name: module[name] for name in kernels}
+    plain = tvm.IRModule({name: _with_pointers(func) for name, func in lowered.items()})
     plain = tvm.ir.transform.Sequential([tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()])(plain)
     tvm.get_global_func("target.build.llvm")(plain, into).write_to_file(str(path))
+    return lowered
+
+
+def launches(node: Any) -> list[int]:
+    """Extents of the parallel loops of a lowered statement, in the order in which they run."""
+    if isinstance(node, tirx.For) and node.kind == tirx.ForKind.PARALLEL:
+        return [int(node.extent)]
+    inside = [getattr(node, name, None) for name in ("body", "then_case", "else_case")]
+    found = [
+        n for child in [*inside, *(getattr(node, "seq", None) or ())] if child is not None for n in launches(child)
+    ]
+    return found * int(node.extent) if found and isinstance(node, tirx.For) else found
 
 
 def _lowering() -> list[tvm.ir.transform.Pass]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import fx
 
 from perse_compile.lowering.fuse import WRITES_IMAGES, op_of
 from perse_compile.lowering.kernels import margins
 from perse_compile.lowering.kernels.padding import Margins
 from perse_compile.lowering.kernels.scope import Part, args_of
-from perse_compile.targets import Target
 
 
-def find_parts(nodes: list[fx.Node], target: Target) -> dict[fx.Node, Part]:
+def find_parts(nodes: list[fx.Node], around: Callable[[fx.Node], Margins]) -> dict[fx.Node, Part]:
     """Where the results of these nodes lie, for concatenations along channels and what they join.
 
     What no kernel here can write in place gets a part too: the first concatenation copies it there.
+    `around` gives the margins that an image should have.
 
     Given:  f1 = conv(x); c1 = concat(x, f1); f2 = conv(c1); c2 = concat(x, f1, f2)
     Result: one image c2; f1 and f2 are written into it, c1 is its first channels, and only x is copied into it.
@@ -25,7 +27,7 @@ def find_parts(nodes: list[fx.Node], target: Target) -> dict[fx.Node, Part]:
         if not _joins_channels(node):
             continue
         if node not in parts:
-            part = _joined(node, parts) or _new_image(node, parts, here, target)
+            part = _joined(node, parts) or _new_image(node, parts, here, around)
             if part is None:
                 continue
             parts[node] = part
@@ -68,15 +70,17 @@ def _joined(node: fx.Node, parts: dict[fx.Node, Part]) -> Part | None:
     return Part(start.image, start.first, node.meta["shape"][0])
 
 
-def _new_image(node: fx.Node, parts: dict[fx.Node, Part], here: set[fx.Node], target: Target) -> Part | None:
+def _new_image(
+    node: fx.Node, parts: dict[fx.Node, Part], here: set[fx.Node], around: Callable[[fx.Node], Margins]
+) -> Part | None:
     """An image of the node's own if at least half of it can be written in place; else one copy is cheaper."""
     joined = dict.fromkeys(args_of(node)[0])
     written = [source for source in joined if source not in parts and _can_write(source, here)]
     channels, height, width = node.meta["shape"]
     if 2 * sum(source.meta["shape"][0] for source in written) < channels:
         return None
-    around = _most([margins.wanted(each, target) for each in (node, *written)])
-    return Part(margins.with_margins(node.name, (1, height, width, channels), around), 0, channels)
+    most = _most([around(each) for each in (node, *written)])
+    return Part(margins.with_margins(node.name, (1, height, width, channels), most), 0, channels)
 
 
 def _most(all_margins: list[Margins]) -> Margins:

@@ -11,10 +11,12 @@ from torch import fx
 from tvm import relax, te, tirx
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.fuse import op_of
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.plan import Line, prim_funcs, read_line
 from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.workload import of_head
 from perse_compile.targets import Target
 
 STEP_INPUTS = (
@@ -36,14 +38,14 @@ def head_inputs(features: int, classes: int) -> list[Stored]:
     return [Stored(name, shape, tuple(range(len(shape)))) for name, shape in shapes.items()]
 
 
-def lower_head(features: int, classes: int, target: Target) -> tuple[list[KernelCall], Stored]:
+def lower_head(features: int, classes: int, choices: Choices) -> tuple[list[KernelCall], Stored]:
     """((features - shift) * scale) @ weight + bias as two kernels."""
     f, shift, scale, weight, bias = [te.placeholder(s.shape, name=s.name) for s in head_inputs(features, classes)]
     standard = te.compute((1, features), lambda n, i: (f[n, i] - shift[i]) * scale[i], name="standard")
     first = KernelCall(
         "standardise",
         te.create_prim_func([f, shift, scale, standard]),
-        partial(elementwise.schedule, target=target),
+        partial(elementwise.schedule, target=choices.target),
         [("features", (1, features)), ("shift", (features,)), ("scale", (features,))],
         "standard",
         (1, features),
@@ -52,10 +54,11 @@ def lower_head(features: int, classes: int, target: Target) -> tuple[list[Kernel
     r = te.reduce_axis((0, features), "r")
     acc = te.compute((classes,), lambda k: te.sum(x[0, r] * weight[r, k], axis=r), name="acc")
     logits = te.compute((1, classes), lambda n, k: acc[k] + bias[k], name="logits")
+    knobs = choices.decide(of_head(features, classes), elementwise.HeadKnobs)
     second = KernelCall(
         "head",
         te.create_prim_func([x, weight, bias, logits]),
-        partial(elementwise.schedule_product, target=target),
+        partial(elementwise.schedule_product, knobs=knobs, target=choices.target),
         [("standard", (1, features)), ("weight", (features, classes)), ("bias", (classes,))],
         "logits",
         (1, classes),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,20 +14,19 @@ from numpy.typing import NDArray
 from torch import fx
 from tvm import relax, tirx
 
-from perse_compile.lowering.concatenation import find_parts
-from perse_compile.lowering.fuse import Group, group_nodes, op_of
-from perse_compile.lowering.kernels import lower_group
+from perse_compile.lowering.arrangement import Arrangement, arrange
+from perse_compile.lowering.choices import Choices
+from perse_compile.lowering.fuse import Group
+from perse_compile.lowering.kernels import lower_group, margins
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
-from perse_compile.lowering.scaling import find_scaled
 from perse_compile.lowering.values import Constant
-from perse_compile.targets import Target
 
 
 @dataclass
 class ModuleBuilder:
     """Collects kernels (each once), constants (each once) and Relax functions."""
 
-    target: Target
+    choices: Choices
     builder: relax.BlockBuilder = field(default_factory=relax.BlockBuilder)
     constants: dict[str, Constant] = field(default_factory=dict)  # by key
     functions: dict[str, list[str]] = field(default_factory=dict)  # name -> keys of the constants it takes last
@@ -101,16 +102,19 @@ def _variable(name: str, shape: tuple[int, ...], dtype: str = "float32") -> rela
 
 
 def lower_nodes(
-    nodes: list[fx.Node], kept: set[fx.Node], values: dict[str, Stored], weight_of: Any, target: Target
+    nodes: list[fx.Node], kept: set[fx.Node], values: dict[str, Stored], weight_of: Any, choices: Choices
 ) -> list[KernelCall]:
     """Kernel calls for a straight line of nodes; `values` gains every stored result."""
-    calls: list[KernelCall] = []
-    parts = find_parts(nodes, target)
-    scales = find_scaled(nodes, kept)
-    groups: list[Group] = group_nodes(nodes, kept, {*scales, *(node for node in parts if op_of(node) == "concat")})
-    for group in groups:
-        calls += lower_group(group, values, weight_of, target, parts, scales)
-    return calls
+    arrangement = arrange(nodes, kept, partial(margins.wanted, choices=choices))
+    return [call for _, calls in lower_groups(arrangement, values, weight_of, choices) for call in calls]
+
+
+def lower_groups(
+    arrangement: Arrangement, values: dict[str, Stored], weight_of: Any, choices: Choices
+) -> Iterator[tuple[Group, list[KernelCall]]]:
+    """The same, group by group; `values` gains a group's result before the group is given."""
+    for group in arrangement.groups:
+        yield group, lower_group(group, values, weight_of, choices, arrangement.parts, arrangement.scales)
 
 
 def weights_of(module: fx.GraphModule) -> Any:

@@ -10,6 +10,8 @@ from torch import fx
 from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.arrangement import groups_of
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.heads import TrainingStep, head_inputs, lower_head, lower_training
 from perse_compile.lowering.kernels import margins
@@ -18,6 +20,7 @@ from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.plan import Argument, Buffer, Line, place, prim_funcs, read_line
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.values import CHANNELS_LAST, Constant
+from perse_compile.lowering.workload import note_fused
 from perse_compile.program import Exit, Program
 from perse_compile.shapes import annotate_shapes
 from perse_compile.targets import Target
@@ -44,7 +47,7 @@ class Network:
     """Ready to be emitted: kernels, weights with offsets, and lines whose buffers have their places in the arena."""
 
     program: Program
-    target: Target
+    choices: Choices
     input_u8: Line
     input_f32: Line
     exits: list[LoweredExit]
@@ -55,22 +58,28 @@ class Network:
     arena: int  # bytes
     live: int  # bytes of the greatest set of buffers alive together
 
+    @property
+    def target(self) -> Target:
+        return self.choices.target
 
-def lower(program: Program, target: Target) -> Network:
-    """Kernels scheduled for the target, every line planned. Raises LoweringError."""
+
+def lower(program: Program, choices: Choices) -> Network:
+    """Kernels scheduled with these choices for their target, every line planned. Raises LoweringError."""
     missing = [name for name in COMPILED_AFTER if name not in program.passes]
     if missing:
         raise LoweringError(
             f"{program.name} has not been through {', '.join(missing)}; `perse-compile insert-exits` does all of that"
         )
     annotate_shapes(program)
-    builder = ModuleBuilder(target)
+    target, builder = choices.target, ModuleBuilder(choices)
+    for stage in program.stages:
+        note_fused(groups_of([program.node(name) for name in stage.nodes], {program.node(stage.output)}))
     image = _add_inputs(builder, program)
     values: dict[str, Stored] = {image.name: image}
     for index, exit in enumerate(program.exits):
         _add_stage(builder, program, index, values)
         _add_pool(builder, program, exit, values)
-        _add_head(builder, exit, len(program.classes), target)
+        _add_head(builder, exit, len(program.classes))
     module = builder.module()
     steps = {
         exit.name: lower_training(
@@ -99,7 +108,7 @@ def lower(program: Program, target: Target) -> Network:
     size = max((offset + c.array.nbytes for offset, c in weights), default=0)
     return Network(
         program,
-        target,
+        choices,
         lines["input_u8"],
         lines["input_f32"],
         exits,
@@ -124,7 +133,7 @@ def _add_inputs(builder: ModuleBuilder, program: Program) -> Stored:
     scale = Constant("input.scale", (1 / (255 * std)).astype(np.float32))
     shift = Constant("input.shift", (-mean / std).astype(np.float32))
     first = _placeholder(program)
-    image = margins.with_margins(first.name, shape, margins.wanted(first, builder.target))
+    image = margins.with_margins(first.name, shape, margins.wanted(first, builder.choices))
     pixels, ready = te.placeholder(shape, "uint8", name="pixels"), te.placeholder(shape, name="ready")
     s, b = te.placeholder(scale.array.shape, name="scale"), te.placeholder(shift.array.shape, name="shift")
     normalised = te.compute(shape, lambda n, h, w, c: pixels[n, h, w, c].astype("float32") * s[c] + b[c], name="image")
@@ -134,7 +143,7 @@ def _add_inputs(builder: ModuleBuilder, program: Program) -> Stored:
         ("input_f32", "float32", [ready, copied], []),
     ):
         func = margins.write(margins.begin(te.create_prim_func(parameters), image), image)
-        schedule = partial(elementwise.schedule, target=builder.target)
+        schedule = partial(elementwise.schedule, target=builder.choices.target)
         call = KernelCall(name, func, schedule, [("pixels", shape), *constants], image.name, image.memory)
         builder.add_function(name, [Stored("pixels", shape, CHANNELS_LAST, dtype)], [call], [image])
     return image
@@ -146,11 +155,11 @@ def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dic
     tap = program.node(stage.output)
     entering = values[stage.input]
     inside = {stage.input: entering}
-    calls = lower_nodes(nodes, {tap}, inside, weights_of(program.module), builder.target)
+    calls = lower_nodes(nodes, {tap}, inside, weights_of(program.module), builder.choices)
     if inside[tap.name].name == entering.name:  # the stage only looks at its input differently
         seen = inside[tap.name]
         inside[tap.name] = Stored(tap.name, seen.shape, seen.order)
-        calls.append(copy(seen, inside[tap.name], builder.target))
+        calls.append(copy(seen, inside[tap.name], builder.choices.target))
     result = inside[tap.name]
     builder.add_function(f"stage_{stage.name}", [entering], calls, [result])
     values[tap.name] = replace(result, name=tap.name)
@@ -162,12 +171,12 @@ def _add_pool(builder: ModuleBuilder, program: Program, exit: Exit, values: dict
     )
     tap = values[exit.tap]
     inside = {exit.tap: tap}
-    calls = lower_nodes([pool], {pool}, inside, weights_of(program.module), builder.target)
+    calls = lower_nodes([pool], {pool}, inside, weights_of(program.module), builder.choices)
     builder.add_function(f"pool_{exit.name}", [tap], calls, [inside[pool.name]])
 
 
-def _add_head(builder: ModuleBuilder, exit: Exit, classes: int, target: Target) -> None:
-    calls, logits = lower_head(exit.features, classes, target)
+def _add_head(builder: ModuleBuilder, exit: Exit, classes: int) -> None:
+    calls, logits = lower_head(exit.features, classes, builder.choices)
     builder.add_function(f"head_{exit.name}", head_inputs(exit.features, classes), calls, [logits])
 
 

@@ -29,8 +29,27 @@ def artifact_page(artifact: Artifact, device: str | None, selftest: dict[str, An
     trained = fields["provenance"].get("train_exits")
     template = _environment().get_template("artifact.html.jinja")
     return template.render(
-        m=fields, exits=rows, full=full, device=device, checked=checked, sizes=sizes, trained=trained
+        m=fields,
+        exits=rows,
+        full=full,
+        device=device,
+        checked=checked,
+        sizes=sizes,
+        trained=trained,
+        tuning=tuning_words(fields["tuning"]),
     )
+
+
+def tuning_words(tuning: dict[str, Any]) -> str:
+    """Where the knobs of the kernels come from."""
+    where = f" ({', '.join(tuning['where'])})" if tuning["where"] else ""
+    measured, modelled, default = (tuning[how] for how in ("measured", "modelled", "default"))
+    counted = [
+        f"{measured} measured" if measured else "",
+        f"{modelled} modelled, not measured" if modelled else "",
+        f"{default} by default, not tuned" if default else "",
+    ]
+    return f"knobs of {measured + modelled + default} workloads: {', '.join(filter(None, counted))}{where}"
 
 
 def _environment() -> jinja2.Environment:

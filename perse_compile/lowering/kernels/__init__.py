@@ -14,6 +14,7 @@ from torch import fx
 from tvm import te
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.expressions import BINARY, UNARY
 from perse_compile.lowering.fuse import ANCHORS, WRITES_IMAGES, Group, op_of
 from perse_compile.lowering.kernels import margins, moves, normalisation, pointwise, pooling, products
@@ -28,7 +29,7 @@ def lower_group(
     group: Group,
     values: dict[str, Stored],
     weights: Callable[[fx.Node], Array],
-    target: Target,
+    choices: Choices,
     parts: Mapping[fx.Node, Part],
     scales: Scales,
 ) -> list[KernelCall]:
@@ -41,12 +42,12 @@ def lower_group(
         return []
     part = parts.get(group.last) if op_of(group.last) in WRITES_IMAGES else None
     if part is not None and op_of(group.last) == "concat":
-        return join(group.last, parts, values, target)
+        return join(group.last, parts, values, choices.target)
     if len(group.nodes) == 1 and part is None and (view := as_view(group.last, values)) is not None:
         values[group.last.name] = view
         return []
-    around = part.image.margins if part else margins.wanted(group.last, target)
-    scope = Scope(values, weights, target, around, part, scales=scales, reads=_stored_inputs(group, values))
+    around = part.image.margins if part else margins.wanted(group.last, choices)
+    scope = Scope(values, weights, choices, around, part, scales=scales, reads=_stored_inputs(group, values))
     for node in group.nodes:
         op = op_of(node)
         try:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from torch import fx
 from tvm import tirx
 
+from perse_compile.lowering.choices import Choices
+from perse_compile.lowering.defaults import can_winograd
 from perse_compile.lowering.fuse import ELEMENTWISE, op_of
-from perse_compile.lowering.kernels import winograd
 from perse_compile.lowering.kernels.padding import Margins, lowest, padding
 from perse_compile.lowering.kernels.scope import Stored, args_of
-from perse_compile.lowering.schedules.conv import ConvShape
+from perse_compile.lowering.schedules.conv import ConvKnobs
 from perse_compile.lowering.strided import MARGINS, Strides, with_strides
 from perse_compile.lowering.values import CHANNELS_LAST
-from perse_compile.targets import Target
+from perse_compile.lowering.workload import of_conv
 
 NARROW = 8  # up to this width, kernels that see rows as one long row gain more than a copy costs
 NOT_NEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid"}
@@ -31,33 +32,27 @@ READS_ROWS = {
 NONE: Margins = (0, 0, 0, 0)
 
 
-def conv_shape(node: fx.Node) -> ConvShape:
-    """What a conv2d node computes."""
-    out_channels, group_in, *kernel = args_of(node)[1].meta["shape"]
-    _, height, width = node.meta["shape"]
-    return ConvShape(height, width, out_channels, out_channels // args_of(node)[6], group_in, (kernel[0], kernel[1]))
-
-
-def needed(node: fx.Node, target: Target) -> Margins:
+def needed(node: fx.Node, choices: Choices) -> Margins:
     """What an operation wants around its first input."""
     if op_of(node) not in ("conv2d", "max_pool2d", "avg_pool2d"):
         return NONE
     beyond = (0, 0)
     if op_of(node) == "conv2d":
-        shape = conv_shape(node)
-        if m := winograd.tile_size(shape, args_of(node)[3], args_of(node)[5], target):
-            beyond = (-shape.height % m, -shape.width % m)
+        work = of_conv(node)
+        knobs = choices.choose(work).knobs if can_winograd(work, choices.target) else None
+        if isinstance(knobs, ConvKnobs) and (m := knobs.winograd):
+            beyond = (-work.height % m, -work.width % m)
     return padding(node, beyond)
 
 
-def wanted(node: fx.Node, target: Target) -> Margins:
+def wanted(node: fx.Node, choices: Choices) -> Margins:
     """The margins that serve all readers of an image; none where some reader would rather have it compact."""
     shape = node.meta["shape"]
     if len(shape) != 3 or shape[2] <= NARROW:
         return NONE
     around = [NONE]
     for user in node.users:
-        pads = needed(user, target)
+        pads = needed(user, choices)
         if any(pads) and (lowest(user) == 0 or _not_negative(node)):
             around.append(pads)
         elif not (any(pads) or op_of(user) in READS_ROWS | ELEMENTWISE):

@@ -13,14 +13,15 @@ from tvm import te, tirx
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.kernels.padding import padded_input
-from perse_compile.lowering.kernels.products import add_bias
+from perse_compile.lowering.kernels.products import add_bias, windows
 from perse_compile.lowering.kernels.scope import Array, Scope, args_of
-from perse_compile.lowering.schedules import depthwise, elementwise
+from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order, transposed
+from perse_compile.lowering.workload import of_pool
 
 
 def max_pool2d(scope: Scope, node: fx.Node) -> Value:
-    (kh, kw), (sh, sw), _, (dh, dw) = args_of(node)[1:5]
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = args_of(node)[1:5]
     channels, height, width = node.meta["shape"]
     data = padded_input(scope, node)
     y, x = te.reduce_axis((0, kh), "y"), te.reduce_axis((0, kw), "x")
@@ -29,7 +30,7 @@ def max_pool2d(scope: Scope, node: fx.Node) -> Value:
         lambda h, w, c: te.max(data[0, h * sh + y * dh, w * sw + x * dw, c], axis=[y, x]),
         name="acc",
     )
-    scope.schedule = partial(depthwise.schedule, target=scope.target)
+    scope.schedule = windows(scope, of_pool(node, (kh, kw), (sh, sw), (ph, pw)))
     return Value(add_bias(scope, acc, None, node.name, channels, height, width), CHANNELS_LAST)
 
 
@@ -45,7 +46,7 @@ def avg_pool2d(scope: Scope, node: fx.Node) -> Value:
     rows = window_counts(height, kh, sh, ph, in_h, bool(with_pad))
     columns = window_counts(width, kw, sw, pw, in_w, bool(with_pad))
     counts = np.outer(rows, columns).astype(np.float32)
-    scope.schedule = partial(depthwise.schedule, target=scope.target)
+    scope.schedule = windows(scope, of_pool(node, (kh, kw), (sh, sw), (ph, pw)))
     if counts.min() == counts.max():
         factor = constant(1.0 / float(counts.min()))
         return Value(
@@ -69,6 +70,11 @@ def window_counts(out: int, kernel: int, stride: int, padding: int, size: int, w
     return np.array(counts, np.float32)
 
 
+def widest_window(size: int, out: int) -> int:
+    """Pixels of the widest window when `size` pixels become `out`."""
+    return max(-(-(i + 1) * size // out) - i * size // out for i in range(out))
+
+
 def adaptive(scope: Scope, node: fx.Node, size: tuple[int, int], kind: str) -> te.Tensor:
     """acc (OH, OW, C) over windows [floor(i*H/OH), ceil((i+1)*H/OH)), and, for means, divided."""
     source = scope.read(args_of(node)[0])
@@ -77,8 +83,7 @@ def adaptive(scope: Scope, node: fx.Node, size: tuple[int, int], kind: str) -> t
     data = source.tensor
     _, height, width, channels = source.shape
     (oh, ow) = size
-    window_h = max(-(-(i + 1) * height // oh) - i * height // oh for i in range(oh))
-    window_w = max(-(-(i + 1) * width // ow) - i * width // ow for i in range(ow))
+    window_h, window_w = widest_window(height, oh), widest_window(width, ow)
     y, x = te.reduce_axis((0, window_h), "y"), te.reduce_axis((0, window_w), "x")
     neutral = constant(0.0 if kind == "mean" else -3.4028234663852886e38)
     even = height % oh == 0 and width % ow == 0
@@ -118,7 +123,9 @@ def adaptive_max_pool2d(scope: Scope, node: fx.Node) -> Value:
 
 def as_image(scope: Scope, node: fx.Node, tensor: te.Tensor) -> Value:
     channels, height, width = node.meta["shape"]
-    scope.schedule = partial(depthwise.schedule, target=scope.target)
+    _, in_h, in_w = args_of(node)[0].meta["shape"]
+    window = widest_window(in_h, height), widest_window(in_w, width)
+    scope.schedule = windows(scope, of_pool(node, window))
     return Value(
         te.compute((1, height, width, channels), lambda n, h, w, c: tensor[h, w, c], name="result"), CHANNELS_LAST
     )

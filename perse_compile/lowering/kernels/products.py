@@ -12,46 +12,41 @@ from torch import fx
 from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.defaults import shape_of
 from perse_compile.lowering.kernels import winograd
 from perse_compile.lowering.kernels.padding import padded_input
-from perse_compile.lowering.kernels.scope import Array, KernelCall, Scope, Stored, args_of
+from perse_compile.lowering.kernels.scope import Array, KernelCall, Scheduler, Scope, Stored, args_of
 from perse_compile.lowering.schedules import conv, elementwise
 from perse_compile.lowering.schedules import depthwise as depthwise_schedule
 from perse_compile.lowering.values import CHANNELS_LAST, Constant, Value
+from perse_compile.lowering.workload import Workload, of_conv, of_product
 
 
 def conv2d(scope: Scope, node: fx.Node) -> Value:
-    _, weight_node, bias_node, stride, padding, dilation, groups = args_of(node)
+    _, weight_node, bias_node, stride, _, dilation, _ = args_of(node)
     weight = scope.weights(weight_node)
     bias = None if bias_node is None else scope.weights(bias_node)
-    out_c, group_in, kh, kw = weight.shape
-    _, height, width = node.meta["shape"]
+    out_c, height, width = node.meta["shape"]
     name = str(weight_node.target)
-    if groups == out_c == args_of(node)[0].meta["shape"][0] and group_in == 1:
-        return depthwise(scope, node, name, weight, bias)
-    shape = conv.ConvShape(height, width, out_c, out_c // int(groups), group_in, (kh, kw))
-    if m := winograd.tile_size(shape, stride, dilation, scope.target):
-        tensor = winograd.convolve(scope, node, weight, name, shape, m)
+    work = of_conv(node, scope.has_gaps(height, width))
+    if work.family == "depthwise":
+        return depthwise(scope, node, work, name, weight, bias)
+    knobs = scope.choices.decide(work, conv.ConvKnobs)
+    if knobs.winograd:
+        tensor = winograd.convolve(scope, node, weight, name, work, knobs)
         return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
-    plain = (kh, kw) == (1, 1) and stride == (1, 1) and padding == (0, 0)
-    parts, length = conv.pieces(height * width, out_c, scope.target)
-    merged = replace(shape, height=parts, width=length)
-    gaps = not plain or scope.has_gaps(height, width)
+    shape = shape_of(work)
     scope.describe(shape.macs, f"{shape} s{stride[0]}")
-    knobs = conv.choose(shape, scope.target)
-    knobs_merged = conv.choose(merged, scope.target, widest=16 if plain else conv.ADDRESSES)
-    if knobs_merged.cost * (1 + conv.GAPS / shape.group_in / kh / kw if gaps else 1) <= knobs.cost:
-        scope.rows = parts, length
-        height, width = parts, length
-        data = scope.read(args_of(node)[0]).tensor if plain else padded_input(scope, node)
-        row = None if plain else shape.width
-        weights = packed_weights(scope, node, name, weight, knobs_merged.block)
-        tensor = convolve(data, weights, merged, knobs_merged, stride, dilation, row)
-    else:
-        knobs_merged, data = knobs, padded_input(scope, node)
-        weights = packed_weights(scope, node, name, weight, knobs.block)
-        tensor = convolve(data, weights, shape, knobs, stride, dilation)
-    scope.schedule = partial(conv.schedule, knobs=knobs_merged, lanes=scope.target.lanes)
+    row = None
+    if knobs.pieces:
+        height, width = knobs.pieces, work.pixels // knobs.pieces
+        scope.rows = height, width
+        row = None if work.plain else shape.width
+        shape = replace(shape, height=height, width=width)
+    data = scope.read(args_of(node)[0]).tensor if knobs.pieces and work.plain else padded_input(scope, node)
+    weights = packed_weights(scope, node, name, weight, knobs.block)
+    scope.schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)
+    tensor = convolve(data, weights, shape, knobs, stride, dilation, row)
     return Value(add_bias(scope, tensor, bias, name, out_c, height, width), CHANNELS_LAST)
 
 
@@ -123,7 +118,7 @@ def add_bias(
     return te.compute((1, height, width, channels), lambda n, h, w, c: acc[h, w, c] + tensor[c], name="biased")
 
 
-def depthwise(scope: Scope, node: fx.Node, name: str, weight: Array, bias: Array | None) -> Value:
+def depthwise(scope: Scope, node: fx.Node, work: Workload, name: str, weight: Array, bias: Array | None) -> Value:
     channels, height, width = node.meta["shape"]
     (sh, sw), (dh, dw) = args_of(node)[3], args_of(node)[5]
     data = padded_input(scope, node)
@@ -138,8 +133,14 @@ def depthwise(scope: Scope, node: fx.Node, name: str, weight: Array, bias: Array
         height * width * weight.size,
         f"depthwise {weight.shape[2]}x{weight.shape[3]} @{height}x{width} {channels} s{sh}",
     )
-    scope.schedule = partial(depthwise_schedule.schedule, target=scope.target)
+    scope.schedule = windows(scope, work)
     return Value(add_bias(scope, acc, bias, name, channels, height, width), CHANNELS_LAST)
+
+
+def windows(scope: Scope, work: Workload) -> Scheduler:
+    """The schedule of depthwise convolution and of pooling."""
+    knobs = scope.choices.decide(work, depthwise_schedule.DepthwiseKnobs)
+    return partial(depthwise_schedule.schedule, knobs=knobs, lanes=scope.target.lanes)
 
 
 def linear(scope: Scope, node: fx.Node) -> Value:
@@ -154,10 +155,11 @@ def linear(scope: Scope, node: fx.Node) -> Value:
     data = scope.read(source).tensor
     out = weight.shape[0]
     name = str(weight_node.target)
-    shape = conv.ConvShape(1, rows, out, out, weight.shape[1], (1, 1))
+    work = of_product(node, rows)
+    shape = shape_of(work)
     scope.describe(shape.macs, str(shape))
-    knobs = conv.choose(shape, scope.target)
-    scope.schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)
+    knobs = scope.choices.decide(work, conv.ConvKnobs)
     weights = packed_weights(scope, node, name, weight[:, :, None, None], knobs.block)
+    scope.schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)
     tensor = convolve(data, weights, shape, knobs, (1, 1), (1, 1))
     return Value(add_bias(scope, tensor, bias, name, out, 1, rows), stored.order)

@@ -14,6 +14,7 @@ from torch import fx
 from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.strided import Strides, with_strides
 from perse_compile.lowering.values import Constant, Value, transposed
@@ -92,7 +93,7 @@ class Scope:
 
     values: dict[str, Stored]
     weights: Callable[[fx.Node], Array]
-    target: Target
+    choices: Choices
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)  # wanted around the result
     part: Part | None = None  # of an image, which the result has to be
     rows: tuple[int, int] | None = None  # (P, H*W/P) when the kernel sees (1,H,W,C) as (1,P,H*W/P,C)
@@ -105,6 +106,10 @@ class Scope:
     before: list[KernelCall] = field(default_factory=list)  # kernels that must run first
     schedule: Scheduler | None = None
     attributes: dict[str, Any] = field(default_factory=dict)  # what reports say of the kernel: "macs", "what"
+
+    @property
+    def target(self) -> Target:
+        return self.choices.target
 
     def read(self, node: fx.Node) -> Value:
         if node in self.inner:

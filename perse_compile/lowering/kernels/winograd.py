@@ -24,7 +24,7 @@ from perse_compile.lowering.schedules import conv
 from perse_compile.lowering.schedules import winograd as schedules
 from perse_compile.lowering.strided import Strides, with_strides
 from perse_compile.lowering.values import Constant
-from perse_compile.targets import Target
+from perse_compile.lowering.workload import Workload
 
 Numbers = NDArray[np.float64]
 
@@ -69,39 +69,16 @@ MATRICES = {
     ),
 }
 
-# Costs in multiply-accumulates that take as long, measured with benchmarks/layers.py.
-TRANSFORM = 300  # of one channel of one tile, one way
-WEIGHT_BYTE = 3  # of weights, which are read once per image
-SPECTRUM_BYTE = 1.6  # of what lies between the three kernels, where it does not fit the cache
 LINE = 16  # floats in a cache line
 
 
-def tile_size(shape: conv.ConvShape, stride: tuple[int, int], dilation: tuple[int, int], target: Target) -> int:
-    """m of the cheapest F(m,3) for this convolution, or 0 where the direct way is cheaper."""
-    if (shape.kernel, stride, dilation) != ((3, 3), (1, 1), (1, 1)) or shape.group_out != shape.out_channels:
-        return 0
-    if shape.out_channels % target.lanes:
-        return 0
-    channels, filters = shape.group_in, shape.out_channels
-
-    def cost(m: int) -> float:
-        if m == 0:
-            return max(shape.macs, WEIGHT_BYTE * 36 * channels * filters)
-        tiles = -(-shape.height // m) * -(-shape.width // m)
-        values = (m + 2) ** 2 * tiles * (channels + filters)
-        products = max((m + 2) ** 2 * tiles * channels * filters, WEIGHT_BYTE * 4 * (m + 2) ** 2 * channels * filters)
-        spilled = 8 * values if 4 * values > target.l2_kilobytes * 1024 else 0  # written and read
-        return products + SPECTRUM_BYTE * spilled + TRANSFORM * values / 36
-
-    return min((0, *MATRICES), key=cost)
-
-
-def convolve(scope: Scope, node: fx.Node, weight: Array, name: str, shape: conv.ConvShape, m: int) -> te.Tensor:
+def convolve(scope: Scope, node: fx.Node, weight: Array, name: str, work: Workload, knobs: conv.ConvKnobs) -> te.Tensor:
     """The convolution without bias: adds the two kernels before it, and gives (height, width, channels) of the last."""
+    m = knobs.winograd
     matrices = MATRICES[m]
-    across = -(-shape.width // m)
-    tiles = _transform_data(scope, node, matrices, across, (-shape.height % m, -shape.width % m))
-    products = _multiply(scope, weight, name, matrices, tiles)
+    across = -(-work.width // m)
+    tiles = _transform_data(scope, node, matrices, across, (-work.height % m, -work.width % m))
+    products = _multiply(scope, weight, name, matrices, tiles, knobs)
     spectrum = scope.place(products, products.shape).tensor
     n, _, count, filters = products.shape
     rows = te.compute(
@@ -110,9 +87,9 @@ def convolve(scope: Scope, node: fx.Node, weight: Array, name: str, shape: conv.
         name="rows",
     )
     scope.schedule = partial(schedules.result, m=m, target=scope.target)
-    scope.describe(0, f"winograd out F({m}) @{shape.height}x{shape.width} {filters}")
+    scope.describe(0, f"winograd out F({m}) @{work.height}x{work.width} {filters}")
     return te.compute(
-        (shape.height, shape.width, filters),
+        (work.height, work.width, filters),
         lambda h, w, c: _combine(matrices.result, w % m, lambda q: rows[h % m, q, h // m * across + w // m, c]),
         name="acc",
     )
@@ -159,12 +136,13 @@ def _transform_data(scope: Scope, node: fx.Node, matrices: Matrices, across: int
     return result
 
 
-def _multiply(scope: Scope, weight: Array, name: str, matrices: Matrices, tiles: Stored) -> Stored:
+def _multiply(
+    scope: Scope, weight: Array, name: str, matrices: Matrices, tiles: Stored, knobs: conv.ConvKnobs
+) -> Stored:
     """Kernel before: n*n products of (tiles x channels) by (channels x filters)."""
     n, _, count, channels = tiles.shape
     filters = len(weight)
-    shape = conv.ConvShape(n * n, count, filters, filters, channels, (1, 1))
-    knobs = conv.choose(shape, scope.target, rows=(1,), channels_first=False)
+    macs = n * n * count * filters * channels
     spectrum = np.einsum("pi,ocij,qj->pqoc", matrices.filter, weight.astype(np.float64), matrices.filter)
     blocks = -(-filters // knobs.block)
     whole = np.pad(spectrum.reshape(n * n, filters, channels), ((0, 0), (0, blocks * knobs.block - filters), (0, 0)))
@@ -183,7 +161,7 @@ def _multiply(scope: Scope, weight: Array, name: str, matrices: Matrices, tiles:
     acc = te.compute((n * n, wide, blocks * knobs.block), product, name="acc")
     out = te.compute(result.shape, lambda p, q, t, c: acc[p * n + q, t, c], name="products")
     func = te.create_prim_func([data, weights, out]).with_attrs(
-        {"macs": shape.macs, "what": f"winograd product {n * n} x {count}x{channels}x{filters}"}
+        {"macs": macs, "what": f"winograd product {n * n} x {count}x{channels}x{filters}"}
     )
     func = with_strides(func, {0: _strides(tiles), 2: _strides(result)})
     schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)

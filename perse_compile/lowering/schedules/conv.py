@@ -8,6 +8,7 @@ broadcast against a vector of ob output channels. Weights are read in the order 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,10 @@ class ConvKnobs:
     block: int  # output channels, `ob`
     unroll: int  # input channels
     channels_first: bool  # outermost loop over output channels, not over rows: weights stay in cache, data streams
-    cost: float = field(default=0.0, compare=False)  # relative
+    winograd: int = 0  # m of F(m,3), whose products the tile is of; 0 for direct convolution
+    pieces: int = 0  # all pixels seen as so many long rows; 0 for the rows of the image
+    ahead: int = 1  # weights fetched so many blocks ahead; 0 for not at all
+    cost: float = field(default=0.0, compare=False, repr=False)  # relative
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,9 @@ def choose(
     `rows`: heights allowed; `widest`: columns allowed.
     """
     lanes = target.lanes
-    load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
     spare = 5 if target.registers > 16 else 2  # for inputs: NEON loads four of a pixel at once
     best: tuple[float, ConvKnobs] | None = None
-    for block in _blocks(shape, lanes):
+    for block in blocks(shape, lanes):
         vectors = max(1, block // lanes)
         for high in rows:
             if shape.height % high:
@@ -80,24 +83,33 @@ def choose(
                 accumulators = high * columns * vectors
                 if accumulators + vectors + spare > target.registers and accumulators > 1:
                     continue  # LLVM spills otherwise
-                waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
-                loads = vectors + high * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
-                cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
-                cost *= max(1.0, target.chains / accumulators)
-                if block < lanes:
-                    cost *= lanes / block
-                knobs = ConvKnobs(high, columns, block, divisor(shape.group_in, 8, 4, 3, 2), channels_first, cost)
+                cost = tile_cost(shape, (high, columns, block), target)
+                unroll = divisor(shape.group_in, 8, 4, 3, 2)
+                knobs = ConvKnobs(high, columns, block, unroll, channels_first, cost=cost)
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, knobs)
     assert best is not None
     return best[1]
 
 
+def tile_cost(shape: ConvShape, tile: tuple[int, int, int], target: Target) -> float:
+    """Of one multiply-accumulate, relative, in a tile of rows, columns and channels."""
+    rows, columns, block = tile
+    vectors = max(1, block // target.lanes)
+    accumulators = rows * columns * vectors
+    load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
+    waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
+    loads = vectors + rows * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
+    cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
+    cost *= max(1.0, target.chains / accumulators)
+    return cost * target.lanes / block if block < target.lanes else cost
+
+
 def pieces(pixels: int, out_channels: int, target: Target) -> tuple[int, int]:
     """A 1x1 convolution's pixels as pieces of equal length: as few as give all threads something to do."""
-    blocks = out_channels // (2 * target.lanes)
+    wide = out_channels // (2 * target.lanes)
     for count in (1, 2, 4, 8):
-        if blocks * count >= FEWEST_TASKS:
+        if wide * count >= FEWEST_TASKS:
             break
     while pixels % count or pixels // count < SHORTEST_PIECE:
         count //= 2
@@ -106,7 +118,8 @@ def pieces(pixels: int, out_channels: int, target: Target) -> tuple[int, int]:
     return count, pixels // count
 
 
-def _blocks(shape: ConvShape, lanes: int) -> list[int]:
+def blocks(shape: ConvShape, lanes: int) -> list[int]:
+    """Numbers of output channels that a tile may have."""
     grouped = shape.group_out < shape.out_channels
     wide = [lanes * n for n in (2, 1, 3, 4, 6, 8)]
     if not grouped:
@@ -150,8 +163,11 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc
         block, row = number // high, number % high
     else:
         block, row, high = number, 0, 1
-    ahead = _next_weights(weights, knobs, block, (row, high), [column, *steps])
-    return begin_with(sch.mod["main"], steps[-1].loop_var, ahead)
+        of_all = math.prod(int(size) for size in weights.shape) // _size(steps, knobs)
+        if of_all < int(task_loop.extent):  # every row uses the same
+            block = number % of_all
+    requests = _next_weights(weights, knobs, block, (row, high), [column, *steps])
+    return begin_with(sch.mod["main"], steps[-1].loop_var, requests)
 
 
 def _next_weights(
@@ -159,18 +175,22 @@ def _next_weights(
 ) -> list[tirx.Stmt]:
     """`row`: which of how many that use the same weights; `loops`: over columns, y, x, r."""
     column, y, x, r = (loop.loop_var for loop in loops)
-    wide, tall, broad, steps = (int(loop.extent) for loop in loops)
-    size = knobs.unroll * knobs.block
+    wide, _, broad, steps = (int(loop.extent) for loop in loops)
     walk = Walk(
         weights=weights,
         block=block,
-        block_size=tall * broad * steps * size,
+        block_size=_size(loops[1:], knobs),
         passes=row[1] * wide,
         at_pass=row[0] * wide + column,
         at_step=(y * broad + x) * steps + r,
-        step_size=size,
+        step_size=knobs.unroll * knobs.block,
     )
-    return next_weights(walk)
+    return next_weights(walk, knobs.ahead)
+
+
+def _size(loops: list[tirx.For], knobs: ConvKnobs) -> int:
+    """Floats of one block of weights; `loops`: over y, x, r."""
+    return math.prod(int(loop.extent) for loop in loops) * knobs.unroll * knobs.block
 
 
 def _finish_output(sch: s_tir.Schedule, out: object, knobs: ConvKnobs, lanes: int) -> None:

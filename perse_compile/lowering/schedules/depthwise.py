@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tvm import tirx
 
 from perse_compile.lowering.schedules.common import divisor, open_schedule, vectorise
@@ -10,29 +12,53 @@ from perse_compile.targets import Target
 FEW_WEIGHTS = 2048  # floats that stay in the first cache while all channels of a tile are done
 
 
-def schedule(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+@dataclass(frozen=True)
+class DepthwiseKnobs:
+    """Sizes of the tile, the order of the loops around it, and which loops over taps are written out."""
+
+    rows: int
+    columns: int
+    block: int  # channels
+    channels_last: bool  # all channels of a tile, then the next tile; else all columns of a block, then the next block
+    unroll_y: bool
+    unroll_x: bool
+
+
+def choose(height: int, width: int, channels: int, window: tuple[int, int], target: Target) -> DepthwiseKnobs:
+    """Knobs without tuning: measured best of those that divide the image."""
+    rows, columns, block = tile(height, width, channels, target)
+    taps = window[0] * window[1]
+    return DepthwiseKnobs(
+        rows,
+        columns,
+        block,
+        channels_last=taps * channels <= FEW_WEIGHTS,
+        unroll_y=taps <= 9 or (rows == 1 and taps <= 25),
+        unroll_x=window[1] <= 7,
+    )
+
+
+def schedule(func: tirx.PrimFunc, knobs: DepthwiseKnobs, lanes: int) -> tirx.PrimFunc:
     """Given blocks "acc" (rows, columns, channels; y, x) and the last one (1, rows, columns, channels)."""
     sch, (acc, out) = open_schedule(func)
     h, w, c, y, x = sch.get_loops(acc)
-    height, width, channels, tall, wide = (int(sch.get(loop).extent) for loop in (h, w, c, y, x))
-    rows, columns, block = tile(height, width, channels, target)
-    ho, hi = sch.split(h, [None, rows])
-    wo, wi = sch.split(w, [None, columns])
+    block = knobs.block
+    ho, hi = sch.split(h, [None, knobs.rows])
+    wo, wi = sch.split(w, [None, knobs.columns])
     co, ci = sch.split(c, [None, block])
-    # a tile of all channels where their weights stay near, else a row of few channels
-    inner = (wo, co) if tall * wide * channels <= FEW_WEIGHTS else (co, wo)
+    inner = (wo, co) if knobs.channels_last else (co, wo)
     sch.reorder(ho, *inner, y, x, hi, wi, ci)
     sch.parallel(ho)
     sch.reverse_compute_at(out, inner[1], preserve_unit_loops=True)
     *_, oh, ow, oc = sch.get_loops(out)
     if block > 1:
-        vectorise(sch, oc, min(block, target.lanes))
-        vectorise(sch, ci, min(block, target.lanes))
+        vectorise(sch, oc, min(block, lanes))
+        vectorise(sch, ci, min(block, lanes))
     for loop in (oh, ow, hi, wi):
         sch.unroll(loop)
-    if wide <= 7:
+    if knobs.unroll_x:
         sch.unroll(x)
-    if tall * wide <= 9 or (rows == 1 and tall * wide <= 25):
+    if knobs.unroll_y:
         sch.unroll(y)
     *_, ih, iw, ic = sch.get_loops(sch.decompose_reduction(acc, y))
     sch.unroll(ih)
@@ -43,7 +69,7 @@ def schedule(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
 
 def tile(height: int, width: int, channels: int, target: Target) -> tuple[int, int, int]:
-    """Rows, columns and channels at a time: measured best of those that divide the image."""
+    """Rows, columns and channels at a time."""
     lanes = target.lanes
     several = 2 if target.registers <= 16 else 4
     if height % 2 == width % 2 == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import s_tir, tirx
@@ -40,7 +41,26 @@ def schedule_mean(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     return sch.mod["main"]
 
 
-def schedule_product(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+@dataclass(frozen=True)
+class HeadKnobs:
+    """How a vector times a matrix goes through the matrix."""
+
+    pieces: int  # of each row, for threads
+    rows: int  # at once
+
+
+def choose_product(rows: int, columns: int, target: Target) -> HeadKnobs:
+    """Knobs without tuning."""
+    vectors = columns // row_lanes(columns, target)
+    pieces = next((n for n in range(2, 9) if vectors % n == 0 and vectors // n >= 16), 1)
+    return HeadKnobs(pieces, divisor(rows, 8, 4, 2))
+
+
+def row_lanes(columns: int, target: Target) -> int:
+    return divisor(columns, target.lanes, target.lanes // 2)
+
+
+def schedule_product(func: tirx.PrimFunc, knobs: HeadKnobs, target: Target) -> tirx.PrimFunc:
     """Given "acc" (columns; rows) and the last block (1, columns), a vector times a matrix [rows][columns].
 
     The matrix is read once, which is what takes the time: a few whole rows at once, in the order in which they lie.
@@ -48,13 +68,11 @@ def schedule_product(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     sch, (acc, out) = open_schedule(func)
     c, r = sch.get_loops(acc)
     columns = int(sch.get(c).extent)
-    lanes = divisor(columns, target.lanes, target.lanes // 2)
-    vectors = columns // lanes
-    pieces = next((n for n in range(2, 9) if vectors % n == 0 and vectors // n >= 16), 1)  # for threads
+    lanes, pieces = row_lanes(columns, target), knobs.pieces
     if columns // pieces > LONGEST_ROW:
         return schedule_mean(func, target)
     co, cm, ci = sch.split(c, [pieces, None, lanes])
-    ro, ri = sch.split(r, [None, divisor(int(sch.get(r).extent), 8, 4, 2)])
+    ro, ri = sch.split(r, [None, knobs.rows])
     sch.reorder(co, ro, cm, ri, ci)
     if pieces > 1:
         sch.parallel(co)

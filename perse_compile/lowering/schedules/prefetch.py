@@ -32,17 +32,17 @@ class Walk:
     step_size: int  # floats
 
 
-def next_weights(walk: Walk) -> list[tirx.Stmt]:
-    """Requests for one step's share of the next block; none where all weights are near."""
+def next_weights(walk: Walk, ahead: int = 1) -> list[tirx.Stmt]:
+    """Requests for one step's share of the block `ahead` of this one; none where all weights are near."""
     sizes = [int(size) for size in walk.weights.shape]
-    if math.prod(sizes) <= NEAR:
+    if not ahead or math.prod(sizes) <= NEAR:
         return []
     lines = -(-walk.step_size // LINE)
     share = -(-lines // walk.passes)
     turns = lines // share  # passes after which all is asked for
     at_pass = walk.at_pass % turns if walk.passes > turns else walk.at_pass
     steps = walk.block_size // walk.step_size
-    first = (walk.block + 1) * walk.block_size + (at_pass * steps + walk.at_step) * share * LINE
+    first = (walk.block + ahead) * walk.block_size + (at_pass * steps + walk.at_step) * share * LINE
     innermost = [0] * (len(sizes) - 1)
     return [request(walk.weights, [*innermost, first + line * LINE]) for line in range(share)]
 

@@ -1,0 +1,180 @@
+"""The candidates of one batch as object files, a table in C, and a file with inputs and constants."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perse_compile.building.object_code import compile_kernels, launches
+from perse_compile.lowering.kernels.scope import KernelCall, Stored
+from perse_compile.lowering.values import Constant
+from perse_compile.targets import Target
+from perse_compile.tuning.candidate import Candidate
+
+PAGE = 4096
+SHIPPED = 64 << 20  # bytes of a constant; of a larger one every element is the same, set on the device
+
+
+@dataclass
+class Batch:
+    """Files in `folder`: `objects`, batch.c, batch.data. `failed`: number -> error of those that do not compile."""
+
+    folder: Path
+    target: Target
+    candidates: Sequence[Candidate]
+    objects: list[str] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    launches: dict[int, list[int]] = field(default_factory=dict)  # number -> extents of the parallel loops that it runs
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the candidates that compile."""
+        return [n for n in range(len(self.candidates)) if n not in self.failed]
+
+
+@dataclass
+class _Pieces:
+    """What batch.data holds; equal arrays lie there once."""
+
+    file: IO[bytes]
+    size: int = 0
+    where: dict[str, int] = field(default_factory=dict)
+
+    def add(self, key: str, array: NDArray[np.generic]) -> int:
+        """The offset; pages of their own, as for weights in backbone.bin."""
+        if key not in self.where:
+            self.where[key] = self.size
+            self.file.write(array.tobytes())
+            self.size += array.nbytes
+            padding = -self.size % PAGE
+            self.file.write(bytes(padding))
+            self.size += padding
+        return self.where[key]
+
+
+def write_batch(candidates: Sequence[Candidate], target: Target, folder: Path) -> Batch:
+    """Compile every candidate by itself, so that one which does not compile costs only itself. Raises OSError."""
+    batch = Batch(folder, target, candidates)
+    for number, candidate in enumerate(candidates):
+        try:
+            kernels = {_symbol(number, i): call.schedule(call.func) for i, call in enumerate(candidate.calls)}
+            lowered = compile_kernels(kernels, target, folder / f"c{number}.o")
+            batch.launches[number] = [extent for func in lowered.values() for extent in launches(func.body)]
+        except OSError:
+            raise
+        except Exception as error:  # whatever TVM and LLVM say of a schedule
+            batch.failed[number] = f"does not compile: {_last_line(error)}"
+        else:
+            batch.objects.append(f"c{number}.o")
+    with (folder / "batch.data").open("wb") as file:
+        pieces = _Pieces(file)
+        pieces.add("", np.zeros(1, np.float32))  # never empty
+        tables = [_table(number, candidates[number], pieces, batch.launches[number]) for number in batch.numbers]
+    rows = "\n".join(row for _, row in tables)
+    functions = "\n".join(code for code, _ in tables)
+    (folder / "batch.c").write_text(SOURCE.format(functions=functions, rows=rows, count=len(tables)))
+    return batch
+
+
+SOURCE = """/* batch.c - candidates: their kernels in order, on which memory. Written by perse-compile. */
+#include "batch.h"
+
+#define A(offset) ((void *)(arena + (offset)))
+#define D(offset) ((const void *)(data + (offset)))
+
+{functions}
+const perse_candidate perse_candidates[] = {{
+{rows}
+    {{0}},
+}};
+const uint32_t perse_candidate_count = {count};
+"""
+
+
+def _symbol(number: int, call: int) -> str:
+    return f"perse_c{number}_{call}"
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+@dataclass
+class _Memory:
+    """One candidate's arena and what it is given."""
+
+    size: int = 0
+    at: dict[str, int] = field(default_factory=dict)  # values by name
+    inputs: list[tuple[int | None, int, int]] = field(default_factory=list)  # from, to, bytes
+
+    def take(self, name: str, size: int) -> int:
+        self.at[name] = self.size
+        self.size += -(-size // 64) * 64
+        return self.at[name]
+
+
+def _table(number: int, candidate: Candidate, pieces: _Pieces, extents: list[int]) -> tuple[str, str]:
+    """Its function, and its row of the table, in C."""
+    memory, statements, prototypes = _Memory(), [], []
+    images = {stored.name: stored for stored in candidate.images}
+    for i, call in enumerate(candidate.calls):
+        given = [_argument(call, position, memory, images, pieces) for position in range(len(call.inputs))]
+        if call.output not in memory.at:
+            memory.take(call.output, 4 * math.prod(call.shape))
+        name = _symbol(number, i)
+        prototypes.append(f"int {name}({'const void *, ' * len(given)}void *);\n")
+        statements.append(f"    if ({name}({', '.join([*given, f'A({memory.at[call.output]})'])}) != 0) return 1;\n")
+    rows = "".join(
+        f"    {{{'PERSE_ANY' if at is None else f'{at}u'}, {to}u, {size}u}},\n" for at, to, size in memory.inputs
+    )
+    code = (
+        f"{''.join(prototypes)}static int run{number}(uint8_t *arena, const uint8_t *data) {{\n    (void)data;\n"
+        f"{''.join(statements)}    return 0;\n}}\n"
+        f"static const perse_piece inputs{number}[] = {{\n{rows}    {{0, 0, 0}},\n}};\n"
+        f"static const uint32_t launches{number}[] = {{{', '.join(f'{extent}u' for extent in [*extents, 0])}}};\n"
+    )
+    last = candidate.calls[-1]
+    inputs = f"inputs{number}, {len(memory.inputs)}u"
+    result = f"{memory.at[last.output]}u, {math.prod(last.shape)}u"
+    row = f"    {{{number}u, run{number}, {memory.size}u, {inputs}, {result}, launches{number}}},"
+    return code, row
+
+
+def _argument(call: KernelCall, position: int, memory: _Memory, images: dict[str, Stored], pieces: _Pieces) -> str:
+    source = call.inputs[position]
+    if isinstance(source, Constant):
+        if source.array.nbytes <= SHIPPED:
+            return f"D({pieces.add(source.key, source.array)})"
+        if source.key not in memory.at:
+            to = memory.take(source.key, source.array.nbytes)
+            memory.inputs.append((None, to, source.array.nbytes))
+        return f"A({memory.at[source.key]})"
+    name, shape = source
+    if name not in memory.at:
+        array = _values(name, shape, str(call.func.params[position].dtype), images.get(name))
+        to = memory.take(name, array.nbytes)
+        memory.inputs.append((pieces.add(f"{name} {array.dtype} {array.size}", array), to, array.nbytes))
+    return f"A({memory.at[name]})"
+
+
+def _values(name: str, shape: tuple[int, ...], dtype: str, image: Stored | None) -> NDArray[np.generic]:
+    """Pseudo-random, the same for the same name and logical shape; an image's margins and gaps are 0."""
+    rng, size = np.random.default_rng(zlib.crc32(name.encode())), math.prod(shape)
+    if dtype == "uint8":
+        return rng.integers(0, 256, size, np.uint8)
+    if image is None or image.strides is None:
+        return rng.uniform(-1, 1, size).astype(np.float32)
+    memory, strides = np.zeros(size, np.float32), image.strides
+    seen = np.lib.stride_tricks.as_strided(
+        memory[strides.offset :], image.shape, tuple(4 * step for step in strides.steps)
+    )
+    seen[...] = rng.uniform(-1, 1, math.prod(image.shape)).astype(np.float32).reshape(image.shape)
+    return memory

@@ -1,0 +1,306 @@
+"""Tuning a program: batch after batch of candidates, each to the task where it promises most, all kept as they come."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from perse_compile.lowering.choices import Knobs
+from perse_compile.program import Program
+from perse_compile.tuning.bench import Bench
+from perse_compile.tuning.candidate import Measurement
+from perse_compile.tuning.database import Database
+from perse_compile.tuning.learned import Learned
+from perse_compile.tuning.measure import MeasuringStopped
+from perse_compile.tuning.model import points
+from perse_compile.tuning.records import Record, target_key
+from perse_compile.tuning.search import Search
+from perse_compile.tuning.space import sketches
+from perse_compile.tuning.standing import Standing, next_task
+from perse_compile.tuning.tasks import Task, tasks_of
+
+BATCH = 12  # candidates beside the default
+SURVEY = 16  # default kernels in one executable
+CLEAR = 0.97  # of the default's time: a winner at once; others must win again
+FINALISTS, ROUNDS = 3, 5  # measured again, in turns with the default
+NOISE = 0.01  # a winner must be better than the default by at least this
+UNSTEADY = 1.2  # a batch is measured once more if its default takes so much longer at its end than at its begin
+
+
+def least(answer: Measurement) -> float:
+    """What counts of a measurement: the quickest repeat, since whatever disturbs a machine makes it slower."""
+    return min(answer.seconds, default=answer.cost)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Whichever ends first; None for no limit."""
+
+    trials: int | None = None
+    minutes: float | None = None
+
+
+@dataclass
+class Tuning:
+    """A run of tune: its tasks and how they stand. It is told after every step to `follow`."""
+
+    bench: Bench
+    database: Database
+    standings: list[Standing]
+    model: Learned
+    follow: Callable[[Tuning, str], None] = lambda tuning, what: None
+    trials: int = 0
+    began: float = field(default_factory=time.monotonic)
+    interrupted: bool = False
+    _batch_seconds: float = 5.0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def before(self) -> float:
+        """Of one image, all tasks with default knobs."""
+        return sum(s.time for s in self.standings if math.isfinite(s.usual))
+
+    @property
+    def after(self) -> float:
+        """The same with the best knobs so far."""
+        return sum(s.time * s.now for s in self.standings if math.isfinite(s.usual))
+
+    def run(self, budget: Budget) -> None:
+        """Until the budget ends, nothing is left, or the user stops it: all measured is in the database then.
+
+        Raises DeviceError, TuningError and BuildError.
+        """
+        with _stopping(self):
+            try:
+                self._survey()
+                for standing in self._turns(budget):
+                    self._batch(standing)
+                self._settle()
+            except MeasuringStopped:
+                if not self.interrupted:  # else Ctrl-C stopped what was measuring, too
+                    raise
+
+    # --- measuring ----------------------------------------------------------------------------------------
+
+    def _survey(self) -> None:
+        """The time of every task's default knobs, which says where time is to be gained."""
+        unknown = [standing for standing in self.standings if not math.isfinite(standing.usual)]
+        for start in range(0, len(unknown), SURVEY):
+            if self.interrupted:
+                return
+            part = unknown[start : start + SURVEY]
+            self.follow(self, f"default knobs of {len(unknown)} tasks")
+            measured = self._measure(part, [standing.task.default for standing in part])
+            for standing, measurement in zip(part, measured, strict=True):
+                standing.usual = least(measurement)
+            self.database.add(
+                self._record(standing.task, standing.task.default, measurement, standing.usual)
+                for standing, measurement in zip(part, measured, strict=True)
+            )
+
+    def _turns(self, budget: Budget) -> Iterator[Standing]:
+        while True:
+            standing = next_task(self.standings)
+            if self.interrupted or standing is None or (budget.trials is not None and self.trials >= budget.trials):
+                return
+            if budget.minutes is not None and self.seconds + self._reserve() > 60 * budget.minutes:
+                return
+            yield standing
+
+    def _reserve(self) -> float:
+        """Seconds that measuring the winners again will take, and this batch."""
+        again = sum(standing.best[1] < 1 for standing in self.standings) if self.bench.timed else 0
+        return self._batch_seconds * (1 + again)
+
+    def _batch(self, standing: Standing) -> None:
+        """One batch of one task: proposed, measured beside the default, recorded, learnt from."""
+        self.follow(self, str(standing.task.work))
+        began = time.monotonic()
+        proposed = standing.search.propose()
+        if not proposed:
+            standing.done = True
+            return
+        default, answers = self._beside_default(standing, proposed)
+        if not math.isfinite(default):
+            standing.done = True  # without its default to compare with, a task cannot be tuned
+            return
+        self._note(standing, {knobs: least(answer) / default for knobs, answer in answers.items()})
+        records = [self._record(standing.task, knobs, answer, default) for knobs, answer in answers.items()]
+        knobs, ratio = standing.best
+        if knobs in answers and ratio < (CLEAR if self.bench.timed else 1):
+            records.append(self._record(standing.task, knobs, answers[knobs], default, best=True))
+        self.database.add(records)
+        self.trials += len(proposed)
+        self._batch_seconds = 0.7 * self._batch_seconds + 0.3 * (time.monotonic() - began)
+
+    def _beside_default(self, standing: Standing, proposed: list[Knobs]) -> tuple[float, dict[Knobs, Measurement]]:
+        """What the default and the proposed knobs take. The default comes first and last, lest a slow phase of the
+        machine passes for a slow candidate."""
+        if not self.bench.timed:
+            measured = self._measure([standing] * len(proposed), proposed)
+            return standing.usual, dict(zip(proposed, measured, strict=True))
+        knobs = [standing.task.default, *proposed, standing.task.default]
+        measured = self._measure([standing] * len(knobs), knobs)
+        ends = least(measured[0]), least(measured[-1])
+        if max(ends) > UNSTEADY * min(ends):
+            again = self._measure([standing] * len(knobs), knobs)
+            measured = [min(pair, key=least) for pair in zip(measured, again, strict=True)]
+        return min(least(measured[0]), least(measured[-1])), dict(zip(proposed, measured[1:-1], strict=True))
+
+    def _note(self, standing: Standing, ratios: dict[Knobs, float]) -> None:
+        standing.note(ratios)
+        standing.search.learn(ratios)
+        self.model.learn(standing.task.work, list(ratios.items()))
+
+    def _settle(self) -> None:
+        """The best few of every task against its default, in turns: only who wins again is a winner."""
+        for standing in sorted(self.standings, key=lambda s: s.time * (1 - s.best[1]), reverse=True):
+            if self.interrupted:
+                return
+            if standing.tried and standing.best[0] != standing.chosen and math.isfinite(standing.usual):
+                self.follow(self, f"once more: {standing.task.work}")
+                self._settle_one(standing)
+
+    def _settle_one(self, standing: Standing) -> None:
+        task, finalists = standing.task, standing.top(FINALISTS)
+        if self.bench.timed and finalists:
+            usual, ratios, noise = self._again(standing, finalists)
+        else:
+            usual, ratios, noise = standing.usual, {k: standing.ratios[k] for k in finalists}, 0.0
+        standing.ratios.update(ratios)
+        best = min(ratios, key=lambda knobs: ratios[knobs], default=task.default)
+        standing.chosen, standing.gain = best, ratios.get(best, 1.0)
+        if standing.gain >= 1 - noise:
+            standing.chosen, standing.gain = task.default, 1.0
+        answers = {**ratios, task.default: 1.0}
+        records = [self._record(task, k, self._worth(usual * r), usual, rounds=ROUNDS) for k, r in answers.items()]
+        winner = self._worth(usual * standing.gain)
+        self.database.add([*records, self._record(task, standing.chosen, winner, usual, best=True, rounds=ROUNDS)])
+
+    def _again(self, standing: Standing, finalists: list[Knobs]) -> tuple[float, dict[Knobs, float], float]:
+        """The default's time, everyone's over it, and by how much a winner has to be better."""
+        knobs = [standing.task.default, *finalists]
+        measured = self._measure([standing] * len(knobs) * ROUNDS, knobs * ROUNDS)
+        base, *others = (sorted(least(m) for m in measured[i :: len(knobs)]) for i in range(len(knobs)))
+        ratios = {each: costs[0] / base[0] for each, costs in zip(finalists, others, strict=True)}
+        return base[0], ratios, max(NOISE, (base[1] - base[0]) / base[0])
+
+    def _worth(self, cost: float) -> Measurement:
+        return Measurement((cost,)) if self.bench.unit == "seconds" else Measurement(instructions=round(cost))
+
+    def _measure(self, standings: Sequence[Standing], knobs: Sequence[Knobs]) -> list[Measurement]:
+        batch = [s.task.candidate(each) for s, each in zip(standings, knobs, strict=True)]
+        try:
+            return self.bench.measure(batch)
+        except MeasuringStopped as stopped:
+            self._keep(standings, knobs, stopped.measured)
+            raise
+
+    def _keep(self, standings: Sequence[Standing], knobs: Sequence[Knobs], measured: dict[int, Measurement]) -> None:
+        """What a device said before it went away."""
+        self.database.add(
+            self._record(standings[i].task, knobs[i], answer, standings[i].usual)
+            for i, answer in measured.items()
+            if knobs[i] != standings[i].task.default and math.isfinite(standings[i].usual)
+        )
+
+    def _record(
+        self, task: Task, knobs: Knobs, answer: Measurement, default: float, best: bool = False, rounds: int = 1
+    ) -> Record:
+        works = answer.error is None
+        return Record(
+            task.work,
+            target_key(task.target),
+            knobs,
+            self.bench.how,
+            self.bench.where,
+            self.bench.threads,
+            self.bench.unit,
+            cost=least(answer) if works else None,
+            default=default if works else None,
+            error=answer.error,
+            best=best,
+            rounds=rounds,
+        )
+
+
+@contextmanager
+def _stopping(tuning: Tuning) -> Iterator[None]:
+    """Ctrl-C ends the run after this batch; a second one at once. Only the main thread hears of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: object) -> None:
+        tuning.interrupted = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def prepare(
+    program: Program,
+    bench: Bench,
+    database: Database,
+    follow: Callable[[Tuning, str], None] = lambda tuning, what: None,
+) -> Tuning:
+    """The tasks of a program, with what the database knows of them."""
+    model = Learned(bench.target)
+    standings = []
+    for task in tasks_of(program, bench.target):
+        found = sketches(task.work, bench.target, by_instructions=not bench.timed)
+        standing = Standing(task, Search(task.work, found, model, BATCH))
+        standings.append(standing)
+    tuning = Tuning(bench, database, standings, model, follow)
+    for standing in standings:
+        _recall(tuning, standing)
+    return tuning
+
+
+def _recall(tuning: Tuning, standing: Standing) -> None:
+    """What earlier runs found on this device, as if it had just been measured."""
+    task, bench = standing.task, tuning.bench
+    tried = tuning.database.tried(task.work, task.target, bench.where, bench.threads)
+    usual = tried.pop(task.default, None)
+    standing.search.learn({task.default: 1.0})
+    if usual is None or usual.cost is None:
+        return
+    standing.usual = usual.cost
+    ratios = {k: r.cost / r.default if r.cost and r.default else math.inf for k, r in tried.items()}
+    if ratios:
+        tuning._note(standing, ratios)
+    if (chosen := tuning.database.chosen(task.work, task.target, bench.where, bench.threads)) is not None:
+        standing.chosen = chosen.knobs
+        standing.gain = chosen.cost / chosen.default if chosen.cost and chosen.default else 1.0
+
+
+def by_arithmetic(tuning: Tuning) -> None:
+    """Without any device: the knobs that model.py holds for the best, where it sees a clear gain."""
+    target = tuning.bench.target
+    for standing in tuning.standings:
+        work, usual = standing.task.work, standing.task.default
+        every = [knobs for sketch in standing.search.sketches for knobs in sketch.all()]
+        best = min(every, key=lambda knobs: points(work, knobs, target))
+        standing.usual = points(work, usual, target)
+        standing.gain = points(work, best, target) / standing.usual
+        if standing.gain > CLEAR:
+            best, standing.gain = usual, 1.0
+        standing.chosen = best
+    tuning.database.add(
+        tuning._record(s.task, s.chosen, Measurement((s.usual * s.gain,)), s.usual, best=True)
+        for s in tuning.standings
+        if s.chosen is not None
+    )

@@ -1,0 +1,228 @@
+"""TVM's own tracker and servers, on loopback: many at once, one killed half-way, none there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from perse_compile import targets
+from perse_compile.errors import DeviceError
+from perse_compile.tuning import rpc, rpc_session
+from perse_compile.tuning.measure import Candidate, Effort, MeasuringStopped
+from perse_compile.tuning.rpc import Farm
+from tests.tuning.candidates import calls, double, of, refuses, sleeps, triple
+
+pytestmark = pytest.mark.slow
+X86 = targets.load("x86_64-linux")
+QUICK = Effort(repeats=3, seconds=0.002, limit=2.0)
+NAP = 0.1  # seconds that a run sleeps
+NAPS = Effort(repeats=3, seconds=0, limit=5.0)  # four runs with the first
+
+
+@dataclass
+class Boards:
+    port: int
+    servers: dict[str, subprocess.Popen[bytes]]  # by host:port
+
+    def farm(self, key: str) -> Farm:
+        return Farm.named(f"rpc://127.0.0.1:{self.port}/{key}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """As a user starts it. It starts processes of its own: all of its group end with it."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", module, "--host", "127.0.0.1", *arguments]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def boards() -> Iterator[Boards]:
+    """A tracker with one server under the key "one", and two under "two"."""
+    tracker, ports = free_port(), [free_port() for _ in range(3)]
+    with started("tvm.exec.rpc_tracker", "--port", str(tracker), "--port-end", str(tracker + 1)):
+        wait_for(lambda: answers(tracker))
+        address = ("--tracker", f"127.0.0.1:{tracker}")
+        first, second, third = (
+            started("tvm.exec.rpc_server", "--port", str(port), "--port-end", str(port + 1), *address, "--key", key)
+            for port, key in zip(ports, ("one", "two", "two"), strict=True)
+        )
+        with first as a, second as b, third as c:
+            found = Boards(tracker, {f"127.0.0.1:{port}": p for port, p in zip(ports, (a, b, c), strict=True)})
+            wait_for(lambda: len(found.farm("one").tracker.servers(5) | found.farm("two").tracker.servers(5)) == 3)
+            yield found
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not start in time"
+        time.sleep(0.1)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_measures_what_works_and_says_what_fails(boards: Boards) -> None:
+    refused = Candidate([replace(of(X86, double).calls[0], schedule=refuses)], "double")
+    candidates = [
+        of(X86, double),
+        refused,
+        of(X86, calls("abort")),
+        of(X86, triple),
+        of(X86, double),
+        of(X86, calls("pause")),
+    ]
+    farm = boards.farm("one")
+    measured = farm.measure(candidates, X86, threads=2, effort=QUICK)
+    assert [m.error for m in measured] == [
+        None, "does not compile: no loop of that name", "crashed (signal 6)", "wrong result", None, "took longer than 2 s",
+    ]  # fmt: skip
+    assert all(len(m.seconds) >= 3 for m in measured if m.error is None)
+    assert farm.lost == [] and sum(farm.served.values()) == 5
+    assert farm.measure([refused], X86) == [measured[1]]
+
+
+def test_two_servers_measure_twice_as_many(boards: Boards) -> None:
+    """Kernels that sleep take no core from each other."""
+    rates = {}
+    for key in ("one", "two"):
+        farm, candidates = boards.farm(key), [of(X86, sleeps(int(1e6 * NAP))) for _ in range(16)]
+        began = time.monotonic()
+        measured = farm.measure(candidates, X86, effort=NAPS)
+        rates[key] = len(candidates) / (time.monotonic() - began)
+        assert all(m.error is None and m.cost > NAP for m in measured)
+        assert len(farm.served) == (1 if key == "one" else 2)
+    print(f"trials a second: {rates['one']:.2f} with one server, {rates['two']:.2f} with two")
+    assert rates["two"] > 1.7 * rates["one"]
+
+
+def test_code_for_another_machine(boards: Boards) -> None:
+    target = targets.load("arm64-linux")
+    with pytest.raises(MeasuringStopped, match=r"127.0.0.1:\d+ cannot run code for arm64-linux"):
+        boards.farm("one").measure([of(target, double)], target, effort=QUICK)
+
+
+def test_a_server_that_cannot_write(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as lost; with no other, measuring stops."""
+    monkeypatch.setattr(rpc, "PATIENCE", 2.0)
+    monkeypatch.setattr(QUICK.__class__, "options", lambda *_: {"too": 1, "few": 1})
+    farm = boards.farm("one")
+    with pytest.raises(MeasuringStopped, match="no server with the key 'one' is free"):
+        farm.measure([of(X86, double)], X86, effort=QUICK)
+    assert len(farm.lost) == 1 and "it was called wrongly" in farm.lost[0]
+
+
+def test_no_server(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "PATIENCE", 0.5)
+    says = f"no server with the key 'none' is free .*python -m tvm.exec.rpc_server --tracker 127.0.0.1:{boards.port} --key none"
+    with pytest.raises(MeasuringStopped, match=says) as stopped:
+        boards.farm("none").measure([of(X86, double)], X86, effort=QUICK)
+    assert stopped.value.measured == {} and "\n" not in str(stopped.value)
+
+
+def test_one_of_two_killed_half_way(boards: Boards) -> None:
+    """What it had goes to the other: everything is measured once, and the lost one is named."""
+    farm, candidates = boards.farm("two"), [of(X86, sleeps(int(1e6 * NAP))) for _ in range(20)]
+    victim = sorted(farm.tracker.servers(5))[0]
+    working = threading.Event()
+
+    def kill_at_work() -> None:
+        wait_for(lambda: children(boards.servers[victim].pid) > 1)
+        working.set()
+        time.sleep(0.3)
+        kill(boards.servers[victim])
+
+    before = children(boards.servers[victim].pid)
+    assert before == 1  # its worker; another process serves a session
+    killer = threading.Thread(target=kill_at_work)
+    killer.start()
+    measured = farm.measure(candidates, X86, effort=NAPS)
+    killer.join()
+    assert working.is_set()
+    assert all(m.error is None and len(m.seconds) == 3 for m in measured) and len(measured) == 20
+    assert len(farm.lost) == 1 and farm.lost[0].startswith(victim)
+    assert sum(farm.served.values()) == 20 and sum(n for s, n in farm.served.items() if s != victim) >= 12
+
+
+def children(process: int) -> int:
+    """All processes below one."""
+    found = [int(c) for path in Path(f"/proc/{process}/task").glob("*/children") for c in path.read_text().split()]
+    return len(found) + sum(children(child) for child in found)
+
+
+@pytest.mark.parametrize(
+    "name", ["rpc://", "rpc://host/key", "rpc://host:port/key", "rpc://host:1/", "rpc://h:1/a/b", "ssh://h"]
+)
+def test_names(name: str) -> None:
+    with pytest.raises(DeviceError, match=r"names no servers; write rpc://TRACKER:PORT/KEY"):
+        Farm.named(name)
+
+
+def test_no_tracker() -> None:
+    port = free_port()
+    with pytest.raises(
+        MeasuringStopped, match=f"no tracker answers at 127.0.0.1:{port} .*python -m tvm.exec.rpc_tracker --port {port}"
+    ):
+        Farm.named(f"rpc://127.0.0.1:{port}/key").measure([of(X86, double)], X86)
+
+
+def test_something_else_than_a_tracker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+                connection.recv(100)
+
+        other = threading.Thread(target=greet)
+        other.start()
+        with pytest.raises(DeviceError, match=rf"no tracker answers at 127.0.0.1:{port} \(it is something else\)"):
+            rpc_session.Tracker("127.0.0.1", port, "key").servers(5)
+        other.join()
+
+
+def test_servers_that_never_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of them with the same candidates, and measuring stops; threads that hang are left behind."""
+    monkeypatch.setattr(rpc, "PATIENCE", 0.2)
+    places = iter([("far", port, "match") for port in range(9)])
+    monkeypatch.setattr(rpc.Tracker, "servers", lambda *_: {"far:0"})
+    monkeypatch.setattr(rpc.Tracker, "request", lambda *_: next(places))
+    monkeypatch.setattr(rpc, "measure_there", lambda *_: time.sleep(60))
+    farm = Farm.named("rpc://far:1/key")
+    with pytest.raises(MeasuringStopped, match="far:2 does not answer"):
+        farm.measure([of(X86, double)], X86, effort=replace(QUICK, limit=0.1))
+    assert farm.lost == ["far:0 (does not answer)", "far:1 (does not answer)", "far:2 (does not answer)"]
