@@ -27,8 +27,10 @@ STATES = {
     "sideload": "is in sideload mode; start Android on it",
     "bootloader": "is in its bootloader; start Android on it",
 }
-TROUBLE = re.compile(
-    r"device .*(not found|offline|unauthorized)|no devices/emulators|^error: closed|protocol fault", re.M
+TROUBLE = re.compile(  # what adb says when the device is gone
+    r"device .*(not found|offline|unauthorized)|no devices/emulators|protocol fault|no response|connection reset"
+    r"|error: closed|failed to read copy response|couldn't read from device",
+    re.IGNORECASE,
 )
 
 
