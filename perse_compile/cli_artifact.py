@@ -25,7 +25,7 @@ DeviceName = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="Where the artifact runs: local, emulator, ssh://[user@]host[:port], or adb[:serial].",
+        help="Where the artifact runs: local, emulator, ssh://USER@HOST:PORT, adb or adb:SERIAL.",
     ),
 ]
 Threads = Annotated[

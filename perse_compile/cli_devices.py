@@ -11,7 +11,7 @@ from perse_compile import driver
 from perse_compile.cli_artifact import ArtifactFolder, DeviceName, Json, Threads
 from perse_compile.console import console, print_json, progress, say, table, warn
 
-PushTo = Annotated[str, typer.Option("--device", metavar="DEVICE", help="ssh://[user@]host[:port], or adb[:serial].")]
+PushTo = Annotated[str, typer.Option("--device", metavar="DEVICE", help="ssh://USER@HOST:PORT, adb or adb:SERIAL.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -184,8 +184,10 @@ def test_the_cable_is_pulled_while_files_travel(phones: Phones, device: RemoteDe
         device.push(tmp_path / "big", "big")
     time.sleep(0.3)
     assert not (phones.work("A1") / "big").exists()
-    phones.connect("A1")
-    device.push(tmp_path / "big", "big")
+    phones.connect("A1", slow=0.04)
+    told: list[tuple[int, int]] = []
+    device.push(tmp_path / "big", "big", lambda *news: told.append(news))
+    assert told[-1] == (4_000_000, 4_000_000) and any(0 < done < 4_000_000 for done, _ in told)
     assert sorted(path.name for path in phones.work("A1").iterdir()) == ["big"]
 
 

@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -17,6 +18,7 @@ from perse_compile.devices.remote import RemoteDevice
 from perse_compile.errors import DeviceError, DeviceLost
 
 CLIENT_HINT = "install Android's platform tools, or `apt-get install adb`"
+INTERVAL = 0.5  # seconds between two looks at what has arrived
 SPEED = 200_000  # bytes a second that a transfer makes at least
 STATES = {
     "unauthorized": "does not trust this computer; unlock it and allow USB debugging",
@@ -27,8 +29,10 @@ STATES = {
     "sideload": "is in sideload mode; start Android on it",
     "bootloader": "is in its bootloader; start Android on it",
 }
-TROUBLE = re.compile(
-    r"device .*(not found|offline|unauthorized)|no devices/emulators|^error: closed|protocol fault", re.M
+TROUBLE = re.compile(  # what adb says when the device is gone
+    r"device .*(not found|offline|unauthorized)|no devices/emulators|protocol fault|no response|connection reset"
+    r"|error: closed|failed to read copy response|couldn't read from device",
+    re.IGNORECASE,
 )
 
 
@@ -88,9 +92,21 @@ class AdbDevice(RemoteDevice):
         return status
 
     def _send(self, source: Path, to: str, tell: Tell) -> None:
-        size = source.stat().st_size
-        self._transfer("push", str(source), f"{self.work}/{to}", size)
+        """What has arrived is looked up meanwhile: adb itself shows that to terminals only."""
+        size, over = source.stat().st_size, threading.Event()
+        counting = threading.Thread(target=self._count, args=(to, size, tell, over), daemon=True)
+        counting.start()
+        try:
+            self._transfer("push", str(source), f"{self.work}/{to}", size)
+        finally:
+            over.set()
+            counting.join()
         tell(size, size)
+
+    def _count(self, path: str, size: int, tell: Tell, over: threading.Event) -> None:
+        with contextlib.suppress(DeviceError):  # the transfer tells what is wrong
+            while not over.wait(INTERVAL):
+                tell(int(self.shell(f"wc -c <{quote(path)} || echo 0").split()[-1]), size)
 
     def _fetch(self, source: str, to: Path) -> None:
         size = int(self.checksums([source])[source].split()[1])
