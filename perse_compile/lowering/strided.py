@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import tvm
 from tvm import s_tir, tirx
-from tvm.script import from_source
 
 MARGINS = "margins"  # attribute of a kernel that has to write zeros around its result; see kernels/margins.py
-PARAMETER = re.compile(r'(\w+: T\.Buffer\(\([^)]*\), "\w+")(, strides=\([^)]*\))?(, elem_offset=\d+)?\)')
 
 
 @dataclass(frozen=True)
@@ -75,17 +74,29 @@ def _access(sch: s_tir.Schedule, buffer: tirx.Buffer) -> tuple[Any, tuple[str, i
 def with_strides(func: tirx.PrimFunc, strides: Mapping[int, Strides]) -> tirx.PrimFunc:
     """The same function with some parameters (by position) strided. To be applied before scheduling.
 
-    TVM has strided buffers but no way to give them to a PrimFunc made from tensor expressions, except its script.
+    TVM has strided buffers but no way to give them to a PrimFunc made from tensor expressions. A buffer's type says
+    how it lies, and all uses refer to the parameter: so the types are exchanged in TVM's JSON of the function.
     """
     if not strides:
         return func
-    head, separator, rest = func.script().partition("):\n")
-    positions = iter(range(len(func.params)))
+    graph = json.loads(tvm.ir.save_json(func))
+    nodes: list[dict[str, Any]] = graph["nodes"]
+    parameters = nodes[nodes[graph["root_index"]]["data"]["params"]]["data"]
+    for position, lies in strides.items():
+        variable = nodes[parameters[position]]["data"]
+        kind = nodes[variable["ty"]]
+        index = nodes[nodes[kind["data"]["shape"]]["data"][0]]["data"]["ty"]
+        steps = _add(nodes, "ffi.Array", [_number(nodes, step, index) for step in lies.steps])
+        changed = {"strides": steps, "elem_offset": _number(nodes, lies.offset, index)}
+        variable["ty"] = _add(nodes, kind["type"], {**kind["data"], **changed})
+    return tvm.ir.load_json(json.dumps(graph))
 
-    def declare(match: re.Match[str]) -> str:
-        lies = strides.get(next(positions))
-        return match[0] if lies is None else f"{match[1]}, strides={lies.steps}, elem_offset={lies.offset})"
 
-    head, found = PARAMETER.subn(declare, head)
-    assert found == len(func.params), head
-    return from_source(head + separator + rest)
+def _add(nodes: list[dict[str, Any]], kind: str, data: object) -> int:
+    """A node at the end; gives its number."""
+    nodes.append({"type": kind, "data": data})
+    return len(nodes) - 1
+
+
+def _number(nodes: list[dict[str, Any]], value: int, kind: int) -> int:
+    return _add(nodes, "ir.IntImm", {"span": 0, "ty": kind, "value": _add(nodes, "int", value)})

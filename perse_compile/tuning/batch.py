@@ -12,11 +12,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from perse_compile.building.object_code import compile_kernels, launches
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.values import Constant
 from perse_compile.targets import Target
 from perse_compile.tuning.candidate import Candidate
+from perse_compile.tuning.objects import Compiled, objects_for
 
 PAGE = 4096
 SHIPPED = 64 << 20  # bytes of a constant; of a larger one every element is the same, set on the device
@@ -24,14 +24,18 @@ SHIPPED = 64 << 20  # bytes of a constant; of a larger one every element is the 
 
 @dataclass
 class Batch:
-    """Files in `folder`: `objects`, batch.c, batch.data. `failed`: number -> error of those that do not compile."""
+    """Files in `folder`: batch.c, batch.data. `failed`: number -> error of those that do not compile."""
 
     folder: Path
     target: Target
     candidates: Sequence[Candidate]
-    objects: list[str] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
-    launches: dict[int, list[int]] = field(default_factory=dict)  # number -> extents of the parallel loops that it runs
+    kernels: dict[int, list[Compiled]] = field(default_factory=dict)  # number -> its kernels in order
+
+    @property
+    def objects(self) -> list[str]:
+        """Files to link, each once."""
+        return list(dict.fromkeys(str(k.path) for number in self.numbers for k in self.kernels[number]))
 
     @property
     def numbers(self) -> list[int]:
@@ -60,23 +64,19 @@ class _Pieces:
 
 
 def write_batch(candidates: Sequence[Candidate], target: Target, folder: Path) -> Batch:
-    """Compile every candidate by itself, so that one which does not compile costs only itself. Raises OSError."""
-    batch = Batch(folder, target, candidates)
+    """Compile every kernel by itself, so that one which does not compile costs only its candidates. Raises OSError."""
+    batch, objects = Batch(folder, target, candidates), objects_for(target)
     for number, candidate in enumerate(candidates):
         try:
-            kernels = {_symbol(number, i): call.schedule(call.func) for i, call in enumerate(candidate.calls)}
-            lowered = compile_kernels(kernels, target, folder / f"c{number}.o")
-            batch.launches[number] = [extent for func in lowered.values() for extent in launches(func.body)]
+            batch.kernels[number] = [objects.compile(call) for call in candidate.calls]
         except OSError:
             raise
         except Exception as error:  # whatever TVM and LLVM say of a schedule
             batch.failed[number] = f"does not compile: {_last_line(error)}"
-        else:
-            batch.objects.append(f"c{number}.o")
     with (folder / "batch.data").open("wb") as file:
         pieces = _Pieces(file)
         pieces.add("", np.zeros(1, np.float32))  # never empty
-        tables = [_table(number, candidates[number], pieces, batch.launches[number]) for number in batch.numbers]
+        tables = [_table(number, candidates[number], pieces, batch.kernels[number]) for number in batch.numbers]
     rows = "\n".join(row for _, row in tables)
     functions = "\n".join(code for code, _ in tables)
     (folder / "batch.c").write_text(SOURCE.format(functions=functions, rows=rows, count=len(tables)))
@@ -98,10 +98,6 @@ const uint32_t perse_candidate_count = {count};
 """
 
 
-def _symbol(number: int, call: int) -> str:
-    return f"perse_c{number}_{call}"
-
-
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__
@@ -121,7 +117,7 @@ class _Memory:
         return self.at[name]
 
 
-def _table(number: int, candidate: Candidate, pieces: _Pieces, extents: list[int]) -> tuple[str, str]:
+def _table(number: int, candidate: Candidate, pieces: _Pieces, kernels: list[Compiled]) -> tuple[str, str]:
     """Its function, and its row of the table, in C."""
     memory, statements, prototypes = _Memory(), [], []
     images = {stored.name: stored for stored in candidate.images}
@@ -129,9 +125,10 @@ def _table(number: int, candidate: Candidate, pieces: _Pieces, extents: list[int
         given = [_argument(call, position, memory, images, pieces) for position in range(len(call.inputs))]
         if call.output not in memory.at:
             memory.take(call.output, 4 * math.prod(call.shape))
-        name = _symbol(number, i)
+        name = kernels[i].symbol
         prototypes.append(f"int {name}({'const void *, ' * len(given)}void *);\n")
         statements.append(f"    if ({name}({', '.join([*given, f'A({memory.at[call.output]})'])}) != 0) return 1;\n")
+    extents = [extent for kernel in kernels for extent in kernel.launches]
     rows = "".join(
         f"    {{{'PERSE_ANY' if at is None else f'{at}u'}, {to}u, {size}u}},\n" for at, to, size in memory.inputs
     )
