@@ -64,11 +64,11 @@ class Result(ctypes.Structure):
 
 
 class Ours:
-    """An artifact in this process, through its library."""
+    """An artifact in this process, through its library, with more C files in it if wanted."""
 
-    def __init__(self, program: Program, folder: Path) -> None:
+    def __init__(self, program: Program, folder: Path, *sources: str) -> None:
         self.network = write_artifact(program, folder)
-        compile_c(folder, "libperse.so", "-shared", "-fPIC")
+        compile_c(folder, "libperse.so", "-shared", "-fPIC", *sources)
         self.folder = folder
         self.library = ctypes.CDLL(str(folder / "libperse.so"))
         self.library.perse_memory_size.restype = ctypes.c_size_t
