@@ -118,6 +118,9 @@ def _execute(batch: Batch, device: Device, arguments: list[str], limit: float, o
         return f"{device.name} stopped answering"
     except DeviceLost as error:
         return str(error)
+    except DeviceError as error:
+        what = f"{device.name} cannot run code for {batch.target.name}"
+        raise DeviceError(f"{what}: {error}; see --target and --device") from error
     if status < 0:
         return f"measuring on {device.name} was stopped by signal {-status}"
     if status > 0:
