@@ -6,17 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import fx
 from tvm import te, tirx
 
 from perse_compile import ops
+from perse_compile.lowering.choices import Choices, Chosen
+from perse_compile.lowering.defaults import shape_of
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import lower_nodes, weights_of
 from perse_compile.lowering.schedules import conv, elementwise
 from perse_compile.lowering.values import Constant, default_order
+from perse_compile.lowering.workload import Workload
 from perse_compile.targets import Target
 from perse_compile.tuning.candidate import Candidate
 from tests.compiled import graph_of
@@ -41,32 +43,39 @@ def convolution(target: Target, channels: int, size: int, kernel: int, knobs: di
     first, *_, last = module.graph.nodes
     values = {first.name: Stored(first.name, (1, size, size, channels), default_order(4))}
     nodes, result = list(module.graph.nodes), last.args[0]
-    lower = partial(lower_nodes, nodes, {result}, values, weights_of(module), target)
     if knobs is None:
-        return Candidate(lower(), "conv")
-    chosen = {**knobs, "block": knobs["block"] * target.lanes}
-    choose = conv.choose
-    with (
-        mock.patch.object(conv, "choose", lambda *a, **more: replace(choose(*a, **more), **chosen)),
-        mock.patch("perse_compile.lowering.kernels.winograd.tile_size", lambda *a: 0),
-    ):
-        return Candidate(lower(), "conv")
+        choices = Choices(target)
+    else:
+        block = {"block": knobs["block"] * target.lanes}
+        choices = Choices(target, lambda work: Chosen(replace(direct(work, target), **{**knobs, **block})))
+    return Candidate(lower_nodes(nodes, {result}, values, weights_of(module), choices), "conv")
 
 
-def of(target: Target, value: Callable[[Any], Any], task: str = "double", weights: Constant | None = None) -> Candidate:
-    """One kernel that makes value(x) from each of SIZE elements x; with weights, value(x * weight)."""
-    x = te.placeholder((SIZE,), name="x")
+def direct(work: Workload, target: Target) -> conv.ConvKnobs:
+    """The defaults of a convolution without Winograd."""
+    return replace(conv.choose(shape_of(work), target), winograd=0)
+
+
+def of(
+    target: Target,
+    value: Callable[[Any], Any],
+    task: str = "double",
+    weights: Constant | None = None,
+    size: int = SIZE,
+) -> Candidate:
+    """One kernel that makes value(x) from each of `size` elements x; with weights, value(x * weight)."""
+    x = te.placeholder((size,), name="x")
     given = [x]
     if weights is None:
-        y = te.compute((SIZE,), lambda i: value(x[i]), name="y")
+        y = te.compute((size,), lambda i: value(x[i]), name="y")
     else:
         w = te.placeholder(weights.array.shape, name="w")
-        y = te.compute((SIZE,), lambda i: value(x[i] * w[i]), name="y")
+        y = te.compute((size,), lambda i: value(x[i] * w[i]), name="y")
         given.append(w)
     func = te.create_prim_func([*given, y])
-    inputs: list[Any] = [("x", (SIZE,)), *([] if weights is None else [weights])]
+    inputs: list[Any] = [("x", (size,)), *([] if weights is None else [weights])]
     return Candidate(
-        [KernelCall("test", func, partial(elementwise.schedule, target=target), inputs, "y", (SIZE,))], task
+        [KernelCall("test", func, partial(elementwise.schedule, target=target), inputs, "y", (size,))], task
     )
 
 
@@ -87,9 +96,9 @@ def calls(function: str, *arguments: Any, dtype: str = "int32") -> Callable[[Any
     return lambda x: double(x) + tirx.call_extern(dtype, function, *arguments).astype("float32")
 
 
-def sleeps(microseconds: int) -> Callable[[Any], Any]:
-    """Sleeps in proportion, once for all elements that come together."""
-    return calls("usleep", tirx.IntImm("int32", microseconds))
+def sleeps(target: Target, seconds: float) -> Candidate:
+    """A kernel that takes that long, and nothing of the processor."""
+    return of(target, calls("usleep", tirx.IntImm("int32", int(1e6 * seconds))), size=1)
 
 
 def reads_address_zero(x: Any) -> Any:

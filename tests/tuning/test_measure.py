@@ -178,12 +178,12 @@ def test_a_device_that_stops_answering(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_device_of_another_architecture() -> None:
     target = targets.load("arm64-linux")
-    with pytest.raises(DeviceError, match="local cannot run code for arm64-linux: .*Exec format error"):
+    with pytest.raises(DeviceError, match=r"local cannot run code for arm64-linux: .*Exec format error"):
         measure([of(target, double)], target, LOCAL)
 
 
 def test_a_device_that_does_not_start(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="board cannot run code for x86_64-linux: .*No such file"):
+    with pytest.raises(DeviceError, match=r"board cannot run code for x86_64-linux: .*No such file"):
         measure([of(X86, double)], X86, LocalDevice("board", (str(tmp_path / "gone"),)))
 
 
