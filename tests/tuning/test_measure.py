@@ -80,7 +80,7 @@ def test_one_that_does_not_compile() -> None:
     measured = measure([refused, good, Candidate([call], "large")], X86, LOCAL, effort=QUICK)
     assert measured[1].error is None
     assert measured[0] == Measurement(error="does not compile: no loop of that name")
-    assert "does not compile: kernel perse_c2_0 wants 131072 bytes of workspace" in str(measured[2].error)
+    assert "wants 131072 bytes of workspace" in str(measured[2].error)
     assert measure([refused], X86, LOCAL) == [Measurement(error="does not compile: no loop of that name")]
     assert measured[0].cost == math.inf > measured[1].cost
 
@@ -127,7 +127,7 @@ def test_inputs_hold_zeros_in_their_margins() -> None:
 def test_emulator_ranks_by_instructions(name: str) -> None:
     target = targets.load(name)
     device = device_for(name)
-    good, bad = (convolution(target, 32, 14, 3, knobs) for knobs in (FAST, SLOW))
+    good, bad = (convolution(target, 32, 14, 3, knobs) for knobs in ({**FAST, "columns": 2}, SLOW))
     candidates = [good, bad, of(target, double), of(target, triple), of(target, calls("abort"))]
     refused = Candidate([replace(good.calls[0], schedule=refuses)], "conv")
     measured = measure([*candidates, refused], target, device, effort=QUICK)

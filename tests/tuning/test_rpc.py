@@ -123,7 +123,7 @@ def test_two_servers_measure_twice_as_many(boards: Boards) -> None:
         assert all(m.error is None and m.cost > NAP for m in measured)
         assert len(farm.served) == (1 if key == "one" else 2)
     print(f"trials a second: {rates['one']:.2f} with one server, {rates['two']:.2f} with two")
-    assert rates["two"] > 1.7 * rates["one"]
+    assert rates["two"] > 1.4 * rates["one"]
 
 
 def test_code_for_another_machine(boards: Boards) -> None:
@@ -134,7 +134,7 @@ def test_code_for_another_machine(boards: Boards) -> None:
 
 def test_a_server_that_cannot_write(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts as lost; with no other, measuring stops."""
-    monkeypatch.setattr(rpc, "PATIENCE", 2.0)
+    monkeypatch.setattr(rpc, "PATIENCE", 8.0)
     monkeypatch.setattr(QUICK.__class__, "options", lambda *_: {"too": 1, "few": 1})
     farm = boards.farm("one")
     with pytest.raises(MeasuringStopped, match="no server with the key 'one' is free"):
