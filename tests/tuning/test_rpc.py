@@ -134,7 +134,7 @@ def test_code_for_another_machine(boards: Boards) -> None:
 
 def test_a_server_that_cannot_write(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts as lost; with no other, measuring stops."""
-    monkeypatch.setattr(rpc, "PATIENCE", 8.0)
+    monkeypatch.setattr(rpc, "PATIENCE", 20.0)
     monkeypatch.setattr(QUICK.__class__, "options", lambda *_: {"too": 1, "few": 1})
     farm = boards.farm("one")
     with pytest.raises(MeasuringStopped, match="no server with the key 'one' is free"):
