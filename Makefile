@@ -39,11 +39,13 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	touch $@
 
-# qemu runs the ARM executables; gcc builds the runtime's tests with sanitizers.
+# qemu runs the ARM executables; gcc builds the runtime's tests with sanitizers; ssh devices are tested against an sshd.
 system:
 	@missing=""; \
 	command -v qemu-aarch64-static >/dev/null && command -v qemu-arm-static >/dev/null || missing="$$missing qemu-user-static"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	PATH="$$PATH:/usr/sbin" command -v sshd >/dev/null || missing="$$missing openssh-server"; \
+	command -v ssh >/dev/null || missing="$$missing openssh-client"; \
 	[ -z "$$missing" ] || { echo "installing$$missing"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $$missing >/dev/null; }
 
 clean:

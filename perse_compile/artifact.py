@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from perse_compile import manifest
 from perse_compile.devices import Device
@@ -48,16 +47,20 @@ class Artifact:
         return str(self.manifest["target"]["emulator"])
 
     def call(self, device: Device, arguments: Sequence[str], progress: Progress | None = None) -> dict[str, Any]:
-        """Run `perse ARGUMENTS --json` and give what it prints. Raises DeviceError with the executable's own line."""
-        command = [*device.prefix, str(self.folder.resolve() / "perse"), *arguments, "--json"]
+        """Run `perse ARGUMENTS --json` and give what it prints. Raises DeviceError with the executable's own line.
+
+        On a device elsewhere the artifact must have been placed before (`perse_compile.personalise.placing`).
+        """
+        command = [f"{device.home(self.folder)}/perse", *arguments, "--json"]
         if progress is not None:
             command.append("--progress")
+        complaints: list[str] = []
         with ExitStack() as stack:
             try:
                 answer = stack.enter_context(tempfile.TemporaryFile("w+"))  # a file: a full pipe would stop the process
             except OSError as error:
                 raise DeviceError(f"cannot make a temporary file: {error}; free some space or set TMPDIR") from error
-            status, complaints = self._run(command, answer, progress)
+            status = device.run(command, output=answer, follow=_follower(complaints, progress))
             answer.seek(0)
             output = answer.read()
         if status < 0:
@@ -70,29 +73,16 @@ class Artifact:
             raise DeviceError(f"{self.folder / 'perse'} did not print JSON; build the artifact again") from error
         return {**result, "exit_status": status}
 
-    def _run(self, command: list[str], answer: IO[str], progress: Progress | None) -> tuple[int, list[str]]:
-        try:
-            process = subprocess.Popen(command, stdout=answer, stderr=subprocess.PIPE, text=True)
-        except OSError as error:
-            raise DeviceError(f"cannot start {command[0]}: {error.strerror}; is the artifact complete?") from error
-        with process:
-            try:
-                complaints = _follow(process, progress)
-                return process.wait(), complaints
-            except KeyboardInterrupt:
-                process.terminate()
-                raise
 
-
-def _follow(process: subprocess.Popen[str], progress: Progress | None) -> list[str]:
-    complaints = []
-    for line in process.stderr or ():
+def _follower(complaints: list[str], progress: Progress | None) -> Callable[[str], None]:
+    def follow(line: str) -> None:
         match = re.fullmatch(r"progress (\S+) (\d+) (\d+)", line.strip())
         if match and progress is not None:
             progress(match[1], int(match[2]), int(match[3]))
         elif line.strip():
             complaints.append(line.strip())
-    return complaints
+
+    return follow
 
 
 def open_artifact(folder: Path, *, check_pack: bool = True) -> Artifact:

@@ -22,7 +22,11 @@ Data = Annotated[
 ArtifactFolder = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The folder that `build` wrote.")]
 DeviceName = Annotated[
     str | None,
-    typer.Option("--device", metavar="local|emulator", help="Where the artifact runs: this machine, or qemu on it."),
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where the artifact runs: local, emulator, ssh://[user@]host[:port], or adb[:serial].",
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -173,7 +177,7 @@ def personalise(
 ) -> None:
     """Make an artifact one person's own: it trains its heads on their images, and keeps them if they are better."""
     if rollback or reset:
-        result = driver.restore_heads(artifact, "rollback" if rollback else "reset", device=device)
+        result = driver.restore_heads(artifact, "rollback" if rollback else "reset", device=device, notice=warn)
         print_json(result) if json else say(
             f"{escape(str(artifact))}/heads.pack: {'the heads before' if rollback else 'factory heads'} are back"
         )
@@ -183,7 +187,9 @@ def personalise(
     options = {"epochs": epochs, "max-drop": max_drop, "seed": seed}
     given = {name: str(value) for name, value in options.items() if value is not None}
     with progress() as tell:
-        result = driver.personalise(artifact, data, device=device, threads=threads, options=given, progress=tell)
+        result = driver.personalise(
+            artifact, data, device=device, threads=threads, options=given, progress=tell, notice=warn
+        )
     print_json(result) if json else show_personalised(artifact, result)
 
 
@@ -192,7 +198,7 @@ def evaluate(
 ) -> None:
     """Measure an artifact on labelled images: accuracy and share of every exit, cost, time."""
     with progress() as tell:
-        result = driver.evaluate(artifact, data, device=device, threads=threads, progress=tell)
+        result = driver.evaluate(artifact, data, device=device, threads=threads, progress=tell, notice=warn)
     if json:
         print_json(result)
         return
@@ -216,7 +222,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Classify pictures: class, exit taken, confidence, time."""
-    results = driver.run(artifact, images, device=device, threads=threads)
+    with progress() as tell:
+        results = driver.run(artifact, images, device=device, threads=threads, progress=tell, notice=warn)
     if json:
         print_json({"results": results})
         return

@@ -12,14 +12,17 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 Tell = Callable[[str, int, int], None]  # what, done, total
 
@@ -54,13 +57,20 @@ def table(*columns: str) -> Table:
     return made
 
 
+class _Amount(MofNCompleteColumn):
+    """How much of it is done; what is pushed is counted in bytes."""
+
+    def render(self, task: Task) -> Text:
+        return DownloadColumn().render(task) if task.description.startswith("pushing ") else super().render(task)
+
+
 @contextmanager
 def progress() -> Iterator[Tell]:
     """A bar on stderr for each thing that takes long, with the time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        _Amount(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

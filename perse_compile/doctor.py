@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from perse_compile import devices, targets
+from perse_compile.devices import adb, ssh
 
 PACKAGES = ("torch", "torchvision", "apache-tvm", "apache-tvm-ffi", "ziglang", "numpy", "safetensors", "pillow")
 GOOD_FFI = "0.1.14"
@@ -26,7 +27,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything that compiling and personalising needs."""
-    return [_python(), *_packages(), *_emulators(), _gpu()]
+    return [_python(), *_packages(), *_emulators(), *_clients(), _gpu()]
 
 
 def _python() -> Finding:
@@ -67,6 +68,15 @@ def _emulators() -> list[Finding]:
             advice = f"builds will not be verified; {devices.EMULATOR_HINT}"
             findings.append(Finding(f"{target.machine} executables", "cannot run here", False, advice))
     return findings
+
+
+def _clients() -> list[Finding]:
+    """What --device ssh://... and adb need; nothing is wrong for those who want neither."""
+    found = []
+    for name, hint in (("ssh", ssh.CLIENT_HINT), ("adb", adb.CLIENT_HINT)):
+        path = shutil.which(name)
+        found.append(Finding(f"devices by {name}", path or f"no {name} client; for such devices, {hint}", True))
+    return found
 
 
 def _gpu() -> Finding:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,15 +205,26 @@ def only_program() -> Path:
 # --- artifacts at work ------------------------------------------------------------------------------------
 
 
-def open_session(folder: Path, device: str | None, threads: int | None = None) -> Session:
-    """A checked artifact on a device."""
+@contextmanager
+def open_session(
+    folder: Path,
+    device: str | None,
+    threads: int | None = None,
+    *,
+    check_pack: bool = True,
+    progress: Tell | None = None,
+    notice: Callable[[str], None] = lambda what: None,
+) -> Iterator[Session]:
+    """A checked artifact on a device; it is pushed where it is not there yet. `notice` hears of changed heads."""
     from perse_compile import devices
     from perse_compile.artifact import open_artifact
+    from perse_compile.personalise.placing import place
     from perse_compile.personalise.session import Session
 
-    artifact = open_artifact(folder)
-    found = devices.find(device, artifact.machine, artifact.emulator)
-    return Session(artifact, found, threads or (os.cpu_count() or 1 if found.name == "emulator" else 1))
+    artifact = open_artifact(folder, check_pack=check_pack)
+    with devices.find(device, artifact.machine, artifact.emulator) as found:
+        place(artifact, found, progress or (lambda what, done, total: None), notice)
+        yield Session(artifact, found, threads or (os.cpu_count() or 1 if found.kind == "emulator" else 1))
 
 
 def personalise(
@@ -223,36 +235,74 @@ def personalise(
     threads: int | None = None,
     options: dict[str, str] | None = None,
     progress: Tell | None = None,
+    notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """Decode here, train there; heads.pack changes only if the new heads are better."""
-    session = open_session(folder, device, threads)
-    return session.personalise(session.read(data, progress), options or {}, progress)
+    with open_session(folder, device, threads, progress=progress, notice=notice) as session:
+        return session.personalise(session.read(data, progress), options or {}, progress)
 
 
 def evaluate(
-    folder: Path, data: Path, *, device: str | None = None, threads: int | None = None, progress: Tell | None = None
+    folder: Path,
+    data: Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    progress: Tell | None = None,
+    notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """Figures of the live heads on labelled images."""
-    session = open_session(folder, device, threads)
-    return session.evaluate(session.read(data, progress), progress)
+    with open_session(folder, device, threads, progress=progress, notice=notice) as session:
+        return session.evaluate(session.read(data, progress), progress)
 
 
 def run(
-    folder: Path, images: Sequence[Path], *, device: str | None = None, threads: int | None = None
+    folder: Path,
+    images: Sequence[Path],
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    progress: Tell | None = None,
+    notice: Callable[[str], None] = lambda what: None,
 ) -> list[dict[str, Any]]:
     """One answer per picture."""
-    session = open_session(folder, device, threads)
-    return [{"image": str(image), **session.run(image)} for image in images]
+    with open_session(folder, device, threads, progress=progress, notice=notice) as session:
+        return [{"image": str(image), **session.run(image)} for image in images]
 
 
-def restore_heads(folder: Path, how: str, *, device: str | None = None) -> dict[str, Any]:
+def bench(
+    folder: Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    progress: Tell | None = None,
+    notice: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """How long every exit takes there."""
+    with open_session(folder, device, threads, progress=progress, notice=notice) as session:
+        return {"device": session.device.name, "kind": session.device.kind, **session.simple("bench")}
+
+
+def restore_heads(
+    folder: Path, how: str, *, device: str | None = None, notice: Callable[[str], None] = lambda what: None
+) -> dict[str, Any]:
     """`rollback` or `reset`, by the artifact's own executable; a damaged heads.pack is no obstacle."""
-    from perse_compile import devices
-    from perse_compile.artifact import open_artifact
-    from perse_compile.personalise.session import Session
+    with open_session(folder, device, 1, check_pack=False, notice=notice) as session:
+        return session.simple(how)
 
-    artifact = open_artifact(folder, check_pack=False)
-    return Session(artifact, devices.find(device, artifact.machine, artifact.emulator)).simple(how)
+
+def push(
+    folder: Path, device: str, *, progress: Tell | None = None, notice: Callable[[str], None] = lambda what: None
+) -> dict[str, Any]:
+    """The artifact onto a device; where it lies there and how to run it."""
+    from perse_compile.devices.remote import RemoteDevice
+    from perse_compile.errors import DeviceError
+
+    with open_session(folder, device, progress=progress, notice=notice) as session:
+        there, home = session.device, session.device.home(folder)
+        if not isinstance(there, RemoteDevice):
+            raise DeviceError(f"an artifact runs on {there.name} from where it is; push it to ssh://... or adb")
+        return {"device": there.name, "folder": f"{there.work}/{home}", "run": there.command_line(f"{home}/perse")}
 
 
 # --- what there is ----------------------------------------------------------------------------------------

@@ -47,3 +47,11 @@ class DataError(PerseError):
 
 class DeviceError(PerseError):
     """A device is not there, or what ran on it failed."""
+
+
+class DeviceTimeout(DeviceError):
+    """What ran on a device took longer than allowed; it was stopped there."""
+
+
+class DeviceLost(DeviceError):
+    """The connection to a device broke; nothing there or here is half-written."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perse_compile import targets, trace
-from perse_compile.devices import Device, runs_here
+from perse_compile.devices import Device, LocalDevice, runs_here
 from perse_compile.passes import default_pipeline
 from perse_compile.personalise.data import Images
 from perse_compile.personalise.train_exits import train_exits
@@ -100,21 +100,26 @@ def tiny_program() -> Program:
     return program
 
 
+def required(what: str, path: str | None, hint: str) -> str:
+    """The path; a test that needs it must not pass unnoticed without it where CI runs."""
+    if path is not None:
+        return path
+    message = f"{what} is missing; {hint}"
+    if os.environ.get("PERSE_REQUIRE_EMULATOR") == "1" or os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
 def emulator(target: str) -> str:
-    """The emulator of a target; a test that needs it must not pass unnoticed without it where CI runs."""
+    """The emulator of a target."""
     name = targets.load(target).emulator
-    path = shutil.which(name)
-    if path is None:
-        message = f"{name} is missing; apt-get install qemu-user-static"
-        if os.environ.get("PERSE_REQUIRE_EMULATOR") == "1" or os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
+    return required(name, shutil.which(name), "apt-get install qemu-user-static")
 
 
 def device_for(target: str) -> Device:
     """Where its executables run here."""
-    return Device("local", ()) if runs_here(targets.load(target).machine) else Device("emulator", (emulator(target),))
+    machine = targets.load(target).machine
+    return LocalDevice() if runs_here(machine) else LocalDevice("emulator", (emulator(target),), machine)
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from perse_compile.building.build import Built
     from perse_compile.program import Program
+    from tests.stand_ins.phone import Phones
+    from tests.stand_ins.sshd import Sshd
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -68,3 +71,35 @@ def build_tiny(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> Calla
 def artifact(build_tiny: Callable[[str], Built], tmp_path: Path) -> Path:
     """An own copy of the small program's artifact for this machine."""
     return Path(shutil.copytree(build_tiny("x86_64-linux").artifact.folder, tmp_path / "tiny-x86_64-linux"))
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A real one, on loopback."""
+    from tests.artifacts import required
+    from tests.stand_ins import sshd
+
+    required("sshd", sshd.program(), "apt-get install openssh-server openssh-client")
+    server = sshd.start(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture
+def ssh_client(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ssh` knows the server and has the key."""
+    monkeypatch.setenv("PATH", f"{sshd.client()}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phones:
+    """One phone on the stand-in adb's cable; more if a test says so."""
+    from tests.stand_ins.phone import Phones
+
+    found = Phones(tmp_path / "phones")
+    found.install()
+    found.connect("A1")
+    monkeypatch.setenv("PERSE_ADB", str(found.home))
+    monkeypatch.setenv("PATH", f"{found.home / 'here'}:{os.environ['PATH']}")
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perse_compile import cli, weights
+from perse_compile import cli, console, weights
 from perse_compile.errors import ModelError, PassError, ProgramError
 
 
@@ -133,3 +133,14 @@ def test_parsing() -> None:
 def test_output_in_a_folder_that_is_not_there(monkeypatch) -> None:
     with pytest.raises(ProgramError, match=r"no folder no to write x.perse to"):
         cli.driver.insert_exits("tests.models:plain", output=Path("no/x.perse"))
+
+
+def test_what_is_pushed_is_counted_in_bytes() -> None:
+    from rich.progress import Progress
+
+    with Progress(disable=True) as bars:
+        tasks = [bars.add_task(what, total=4_000_000) for what in ("pushing backbone.bin", "features")]
+        for task in tasks:
+            bars.update(task, completed=1_000_000)
+        amounts = [console._Amount().render(bars.tasks[task]).plain for task in tasks]
+    assert amounts == ["1.0/4.0 MB", "1000000/4000000"]

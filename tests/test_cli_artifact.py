@@ -102,7 +102,7 @@ def test_not_verified(tiny: Program, call: Any, quick: None, monkeypatch: pytest
 def test_build_without_an_emulator_on_the_path(
     tiny: Program, call: Any, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     tiny.save(Path("tiny.perse"))
     _, err = call("build", "--target", "arm64-android")
     assert "not verified" in err and "apt-get install qemu-user-static" in " ".join(err.replace("│", "").split())

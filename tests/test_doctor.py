@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from perse_compile import devices, doctor
+from perse_compile import doctor
 from perse_compile.doctor import Finding
 
 
 @pytest.fixture
 def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(devices.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(doctor, "version", lambda name: "0.1.14.post2")
 
@@ -31,6 +32,8 @@ def test_all_is_well(healthy: None) -> None:
         "aarch64 executables",
         "armv7l executables",
         "x86_64 executables",
+        "devices by ssh",
+        "devices by adb",
     ]
     assert found("x86_64 executables").found == "run on this machine"
     assert found("armv7l executables").found == "run under /bin/qemu-arm-static"
@@ -68,6 +71,13 @@ def test_no_emulator(healthy: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not finding.fine and finding.found == "cannot run here"
     assert "apt-get install qemu-user-static" in finding.advice
     assert found("x86_64 executables").fine
+
+
+def test_no_clients_is_nothing_wrong(healthy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("devices by ssh").found == "/bin/ssh" and found("devices by adb").found == "/bin/adb"
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert found("devices by ssh").fine and "apt-get install openssh-client" in found("devices by ssh").found
+    assert found("devices by adb").fine and "apt-get install adb" in found("devices by adb").found
 
 
 @pytest.mark.parametrize("there", [True, False])

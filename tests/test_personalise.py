@@ -20,14 +20,14 @@ from PIL import Image
 from perse_compile import driver, manifest
 from perse_compile.artifact import Artifact, open_artifact
 from perse_compile.building.build import Built
-from perse_compile.devices import Device
+from perse_compile.devices import Device, LocalDevice
 from perse_compile.errors import ArtifactError, DataError, DeviceError
 from perse_compile.personalise.data import Images
 from perse_compile.personalise.session import Session
 from tests.artifacts import CLASSES, checksums, device_for, pictures, through_another_camera
 from tests.helpers import flip
 
-HERE = Device("local", ())
+HERE = LocalDevice()
 
 
 def images(count: int, seed: int, *, labelled: bool = True) -> Images:
@@ -312,7 +312,7 @@ def small_disk(artifact: Path, tmp_path: Path) -> Iterator[tuple[Path, Device]]:
     )
     if made.returncode != 0:
         limit = 'trap "" XFSZ; ulimit -f 1; exec "$@"'
-        yield artifact, Device("local", ("bash", "-c", limit, "bash"))
+        yield artifact, LocalDevice("local", ("bash", "-c", limit, "bash"))
         return
     try:
         shutil.copytree(artifact, mount / "artifact")

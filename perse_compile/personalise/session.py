@@ -16,7 +16,9 @@ from perse_compile.artifact import Artifact
 from perse_compile.devices import Device
 from perse_compile.errors import DataError
 from perse_compile.personalise.data import Images, read_image, read_images
+from perse_compile.personalise.placing import bring_back_heads
 
+CHANGING = ("rollback", "reset")
 Progress = Callable[[str, int, int], None]
 
 
@@ -37,41 +39,46 @@ class Session:
         """Accuracy and share of samples per exit, mean cost, with the live heads. Raises DataError without labels."""
         if images.labels is None or (images.labels < 0).any():
             raise DataError(f"{images.name} has images without labels; evaluating needs one sub-folder per class")
-        with _files(images.pixels, images.labels) as (pixels, labels):
+        with self._files(images.pixels, images.labels) as (pixels, labels):
             return self._call(["evaluate", pixels, "--labels", labels], progress)
 
     def personalise(self, images: Images, options: dict[str, str], progress: Progress | None = None) -> dict[str, Any]:
         """Train the heads on the device; heads.pack is replaced only if the new heads are better."""
-        with _files(images.pixels, images.labels) as (pixels, labels):
+        with self._files(images.pixels, images.labels) as (pixels, labels):
             arguments = ["personalise", pixels, *(["--labels", labels] if labels else [])]
             for name, value in options.items():
                 arguments += [f"--{name}", value]
-            return self._call(arguments, progress)
+            result = self._call(arguments, progress)
+        bring_back_heads(self.artifact, self.device)
+        return result
 
     def run(self, path: Path) -> dict[str, Any]:
         """One picture (JPEG, PNG, …): class, exit taken, confidence, milliseconds."""
-        with _files(read_image(path, self.artifact.input), None) as (pixels, _):
+        with self._files(read_image(path, self.artifact.input), None) as (pixels, _):
             return self._call(["run", pixels])
 
     def simple(self, command: str, *arguments: str) -> dict[str, Any]:
         """A command that takes no images: info, selftest, bench, rollback, reset."""
-        return self._call([command, *arguments])
+        result = self._call([command, *arguments])
+        if command in CHANGING:
+            bring_back_heads(self.artifact, self.device)
+        return result
 
     def _call(self, arguments: list[str], progress: Progress | None = None) -> dict[str, Any]:
         return self.artifact.call(self.device, [*arguments, "--threads", str(self.threads)], progress)
 
-
-@contextmanager
-def _files(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Iterator[tuple[str, str]]:
-    """The arrays as .npy files for as long as the executable needs them."""
-    with ExitStack() as stack:
-        try:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perse-")))
-            np.save(folder / "images.npy", pixels)
-            if labels is not None:
-                np.save(folder / "labels.npy", labels.astype(np.int64))
-        except OSError as error:
-            raise DataError(
-                f"cannot write the images for the artifact: {error}; free some space or set TMPDIR"
-            ) from error
-        yield str(folder / "images.npy"), "" if labels is None else str(folder / "labels.npy")
+    @contextmanager
+    def _files(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Iterator[tuple[str, str]]:
+        """The arrays as .npy files, for as long as the executable needs them, where it runs."""
+        with ExitStack() as stack:
+            try:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perse-")))
+                np.save(folder / "images.npy", pixels)
+                if labels is not None:
+                    np.save(folder / "labels.npy", labels.astype(np.int64))
+            except OSError as error:
+                raise DataError(
+                    f"cannot write the images for the artifact: {error}; free some space or set TMPDIR"
+                ) from error
+            there = stack.enter_context(self.device.lend(folder / "images.npy"))
+            yield there, "" if labels is None else stack.enter_context(self.device.lend(folder / "labels.npy"))

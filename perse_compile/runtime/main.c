@@ -565,14 +565,19 @@ static int calibrate(const options *o) {
 
 enum { WARM_UP = 3 };
 
-static double forced_ms(perse *p, const uint8_t *image, int exit, double *ms, int runs) {
+typedef struct {
+    double median, low, high; /* of the runs, in ms; half of them lie between low and high */
+} timing;
+
+static timing forced_ms(perse *p, const uint8_t *image, int exit, double *ms, int runs) {
     perse_result r;
     for (int n = -WARM_UP; n < runs; n++) {
         double start = now();
         check(perse_run_u8(p, image, exit, &r, NULL));
         if (n >= 0) ms[n] = now() - start;
     }
-    return median(ms, runs);
+    double middle = median(ms, runs);
+    return (timing){middle, ms[runs / 4], ms[runs - 1 - runs / 4]};
 }
 
 static int bench(const options *o) {
@@ -597,23 +602,30 @@ static int bench(const options *o) {
         stage[e] = median(ms + (size_t)(1 + e) * (size_t)o->runs, o->runs);
         head[e] = median(ms + (size_t)(1 + i.exits + e) * (size_t)o->runs, o->runs);
     }
-    double *forced = take_memory(i.exits * sizeof *forced);
-    double full = 0;
-    for (uint32_t e = 0; e < i.exits; e++) full = forced[e] = forced_ms(p, image, (int)e, ms, o->runs);
-    say(o, "median of %d runs, %u thread%s; ms\n%-8s %9s %9s %9s\n", o->runs, i.threads, i.threads == 1 ? "" : "s", "exit", "stage", "head", "until here");
-    for (uint32_t e = 0; e < i.exits; e++) say(o, "%-8s %9.3f %9.3f %9.3f\n", exit_info(p, e).name, stage[e], head[e], forced[e]);
+    timing *forced = take_memory(i.exits * sizeof *forced);
+    for (uint32_t e = 0; e < i.exits; e++) forced[e] = forced_ms(p, image, (int)e, ms, o->runs);
+    double full = forced[i.exits - 1].median;
+    say(o, "median of %d runs, %u thread%s; ms\n%-8s %9s %9s %9s   half of the runs\n", o->runs, i.threads, i.threads == 1 ? "" : "s", "exit",
+        "stage", "head", "until here");
+    for (uint32_t e = 0; e < i.exits; e++)
+        say(o, "%-8s %9.3f %9.3f %9.3f   %.3f to %.3f\n", exit_info(p, e).name, stage[e], head[e], forced[e].median, forced[e].low, forced[e].high);
     say(o, "full network, early exits disabled: %.3f ms\n", full);
     if (o->json) {
         json_open(NULL, '{');
         json_whole("runs", (uint64_t)o->runs), json_whole("threads", i.threads), json_number("full_ms", full), json_number("input_ms", input);
-        const struct { const char *key; const double *values; } rows[] = {{"stages", stage}, {"heads", head}, {"exits", forced}};
-        for (size_t row = 0; row < 3; row++) {
+        const struct { const char *key; const double *values; } rows[] = {{"stages", stage}, {"heads", head}};
+        for (size_t row = 0; row < 2; row++) {
             json_open(rows[row].key, '[');
             for (uint32_t e = 0; e < i.exits; e++)
                 json_open(NULL, '{'), json_string("name", exit_info(p, e).name), json_number("ms", rows[row].values[e]), json_close('}');
             json_close(']');
         }
-        json_close('}'), puts("");
+        json_open("exits", '[');
+        for (uint32_t e = 0; e < i.exits; e++) {
+            json_open(NULL, '{'), json_string("name", exit_info(p, e).name), json_number("ms", forced[e].median);
+            json_number("low", forced[e].low), json_number("high", forced[e].high), json_close('}');
+        }
+        json_close(']'), json_close('}'), puts("");
     }
     perse_close(p);
     return 0;

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import platform
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from perse_compile import devices, targets
-from perse_compile.devices import Device
-from perse_compile.errors import DeviceError
+from perse_compile.devices import Device, LocalDevice
+from perse_compile.errors import DeviceError, DeviceLost, DeviceTimeout
 from perse_compile.targets import Target
 from perse_compile.tuning.answers import Sums, read_answers
 from perse_compile.tuning.batch import Batch, write_batch
@@ -110,26 +108,23 @@ def _run(batch: Batch, device: Device, threads: int, effort: Effort, results: di
 
 def _execute(batch: Batch, device: Device, arguments: list[str], limit: float, output: IO[str]) -> str | None:
     """Run the program; gives what stopped it before its end. Raises DeviceError when it does not start."""
-    command = [*device.prefix, str(batch.folder / "batch"), str(batch.folder / "batch.data"), *arguments]
-    try:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True)
-    except OSError as error:
-        what = "it is of another architecture" if error.errno == errno.ENOEXEC else error.strerror
-        raise DeviceError(
-            f"{device.name} cannot run code for {batch.target.name}: {what}; see --target and --device"
-        ) from error
-    try:
-        _, complaints = process.communicate(timeout=PATIENCE + (limit + 1) * len(batch.numbers))
-    except subprocess.TimeoutExpired:
-        return f"{device.name} stopped answering"
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode < 0:
-        return f"measuring on {device.name} was stopped by signal {-process.returncode}"
-    if process.returncode > 0:
-        lines = complaints.strip().splitlines() or [f"status {process.returncode}"]
-        return f"measuring on {device.name} failed: {lines[-1]}"
+    complaints: list[str] = []
+    patience = PATIENCE + (limit + 1) * len(batch.numbers)
+    with device.lend(batch.folder / "batch") as program, device.lend(batch.folder / "batch.data") as data:
+        try:
+            status = device.run([program, data, *arguments], output=output, follow=complaints.append, timeout=patience)
+        except DeviceTimeout:
+            return f"{device.name} stopped answering"
+        except DeviceLost as error:
+            return str(error)
+        except DeviceError as error:
+            raise DeviceError(
+                f"{device.name} cannot run code for {batch.target.name}: {error}; see --target and --device"
+            ) from error
+    if status < 0:
+        return f"measuring on {device.name} was stopped by signal {-status}"
+    if status > 0:
+        return f"measuring on {device.name} failed: {(complaints or [f'status {status}'])[-1]}"
     return None
 
 
@@ -142,6 +137,7 @@ def _count(
     right = [number for number, measurement in enumerate(checked) if measurement.error is None]
     with prepared([batch[number] for number in right], target) as written:
         if written.numbers:
+            assert isinstance(device, LocalDevice)
             marked = Marked.of(device.prefix[0], written.folder / "batch", written.folder / "batch.data")
         for place, number in enumerate(right):
             try:

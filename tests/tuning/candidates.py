@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import fx
 from tvm import te, tirx
 
 from perse_compile import ops
+from perse_compile.lowering.choices import Choices, Chosen
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import lower_nodes, weights_of
 from perse_compile.lowering.schedules import conv, elementwise
 from perse_compile.lowering.values import Constant, default_order
+from perse_compile.lowering.workload import Workload
 from perse_compile.targets import Target
 from perse_compile.tuning.candidate import Candidate
 from tests.compiled import graph_of
 
 SIZE = 4096
-SLOW, FAST = {"rows": 1, "columns": 1, "block": 1}, {"rows": 1, "columns": 4, "block": 2}  # block: vectors
+SLOW, FAST = {"rows": 1, "columns": 1, "block": 1}, {"rows": 1, "columns": 6, "block": 1}  # block: vectors
 
 
 def convolution(target: Target, channels: int, size: int, kernel: int, knobs: dict[str, int] | None) -> Candidate:
@@ -41,16 +41,13 @@ def convolution(target: Target, channels: int, size: int, kernel: int, knobs: di
     first, *_, last = module.graph.nodes
     values = {first.name: Stored(first.name, (1, size, size, channels), default_order(4))}
     nodes, result = list(module.graph.nodes), last.args[0]
-    lower = partial(lower_nodes, nodes, {result}, values, weights_of(module), target)
-    if knobs is None:
-        return Candidate(lower(), "conv")
-    chosen = {**knobs, "block": knobs["block"] * target.lanes}
-    choose = conv.choose
-    with (
-        mock.patch.object(conv, "choose", lambda *a, **more: replace(choose(*a, **more), **chosen)),
-        mock.patch("perse_compile.lowering.kernels.winograd.tile_size", lambda *a: 0),
-    ):
-        return Candidate(lower(), "conv")
+
+    def chosen(work: Workload) -> Chosen | None:
+        if knobs is None:
+            return None
+        return Chosen(conv.ConvKnobs(knobs["rows"], knobs["columns"], knobs["block"] * target.lanes, 8, True))
+
+    return Candidate(lower_nodes(nodes, {result}, values, weights_of(module), Choices(target, chosen)), "conv")
 
 
 def of(target: Target, value: Callable[[Any], Any], task: str = "double", weights: Constant | None = None) -> Candidate:

@@ -12,7 +12,7 @@ import pytest
 from tvm import te, tirx
 
 from perse_compile import targets
-from perse_compile.devices import Device
+from perse_compile.devices import LocalDevice
 from perse_compile.errors import DeviceError
 from perse_compile.lowering.kernels.margins import with_margins
 from perse_compile.lowering.values import Constant
@@ -35,7 +35,7 @@ from tests.tuning.candidates import (
 )
 
 X86 = targets.load("x86_64-linux")
-LOCAL = Device("local", ())
+LOCAL = LocalDevice("local", ())
 QUICK = Effort(repeats=3, seconds=0.002, limit=1.0)
 
 
@@ -80,7 +80,7 @@ def test_one_that_does_not_compile() -> None:
     measured = measure([refused, good, Candidate([call], "large")], X86, LOCAL, effort=QUICK)
     assert measured[1].error is None
     assert measured[0] == Measurement(error="does not compile: no loop of that name")
-    assert "does not compile: kernel perse_c2_0 wants 131072 bytes of workspace" in str(measured[2].error)
+    assert " wants 131072 bytes of workspace" in str(measured[2].error)
     assert measure([refused], X86, LOCAL) == [Measurement(error="does not compile: no loop of that name")]
     assert measured[0].cost == math.inf > measured[1].cost
 
@@ -143,11 +143,11 @@ def test_emulator_ranks_by_instructions(name: str) -> None:
     assert measure(candidates[:1], target, device)[0].instructions == first
 
 
-def script(path: Path, text: str) -> Device:
+def script(path: Path, text: str) -> LocalDevice:
     """A device that starts programs with a shell script."""
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return Device("board", (str(path),))
+    return LocalDevice("board", (str(path),))
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_a_device_that_stops_answering(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_device_of_another_architecture() -> None:
     target = targets.load("arm64-linux")
-    with pytest.raises(DeviceError, match="local cannot run code for arm64-linux: it is of another architecture"):
+    with pytest.raises(DeviceError, match=r"local cannot run code for arm64-linux: .*Exec format error"):
         measure([of(target, double)], target, LOCAL)
 
 
 def test_a_device_that_does_not_start(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="board cannot run code for x86_64-linux: No such file"):
-        measure([of(X86, double)], X86, Device("board", (str(tmp_path / "gone"),)))
+    with pytest.raises(DeviceError, match=r"board cannot run code for x86_64-linux: .*No such file"):
+        measure([of(X86, double)], X86, LocalDevice("board", (str(tmp_path / "gone"),)))
 
 
 def test_no_room_here(monkeypatch: pytest.MonkeyPatch) -> None:
