@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perse_compile import driver
-from perse_compile.console import console, errors, print_json, say, table
+from perse_compile.console import console, errors, print_json, say, table, warn
 from perse_compile.errors import TuningError
 
 MINUTES = 15.0
@@ -172,6 +172,8 @@ def show(found: dict[str, Any]) -> None:
     for work in found["not_measured"]:
         say(f"not tuned, its default kernel could not be measured: {escape(work)}")
     say(RANKED.get(found["unit"]) or f"measured on {escape(found['where'])}, {found['threads']} thread(s)")
+    for server in found["lost"]:
+        warn(f"the server {server} went away; what it had was measured by others")
     say(f"one image, kernels together: {totals(found)}")
     say(f"{found['trials']} candidates in {found['seconds']:.0f} s; kept in {escape(found['database'])}")
     if found["interrupted"]:

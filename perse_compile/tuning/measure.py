@@ -110,21 +110,21 @@ def _execute(batch: Batch, device: Device, arguments: list[str], limit: float, o
     """Run the program; gives what stopped it before its end. Raises DeviceError when it does not start."""
     complaints: list[str] = []
     patience = PATIENCE + (limit + 1) * len(batch.numbers)
-    try:
-        with device.lend(batch.folder / "batch.data") as data, device.lend(batch.folder / "batch") as program:
-            command = [program, data, *arguments]
-            status = device.run(command, output=output, follow=complaints.append, timeout=patience)
-    except DeviceTimeout:
-        return f"{device.name} stopped answering"
-    except DeviceLost as error:
-        return str(error)
-    except DeviceError as error:
-        what = f"{device.name} cannot run code for {batch.target.name}"
-        raise DeviceError(f"{what}: {error}; see --target and --device") from error
+    with device.lend(batch.folder / "batch") as program, device.lend(batch.folder / "batch.data") as data:
+        try:
+            status = device.run([program, data, *arguments], output=output, follow=complaints.append, timeout=patience)
+        except DeviceTimeout:
+            return f"{device.name} stopped answering"
+        except DeviceLost as error:
+            return str(error)
+        except DeviceError as error:
+            raise DeviceError(
+                f"{device.name} cannot run code for {batch.target.name}: {error}; see --target and --device"
+            ) from error
     if status < 0:
         return f"measuring on {device.name} was stopped by signal {-status}"
     if status > 0:
-        return f"measuring on {device.name} failed: {[f'status {status}', *complaints][-1]}"
+        return f"measuring on {device.name} failed: {(complaints or [f'status {status}'])[-1]}"
     return None
 
 
@@ -135,9 +135,9 @@ def _count(
     with prepared(batch, _this_machine()) as here:
         checked = _run(here, devices.find("local", here.target.machine, here.target.emulator), 1, CHECK, results)
     right = [number for number, measurement in enumerate(checked) if measurement.error is None]
-    assert isinstance(device, LocalDevice)
     with prepared([batch[number] for number in right], target) as written:
         if written.numbers:
+            assert isinstance(device, LocalDevice)
             marked = Marked.of(device.prefix[0], written.folder / "batch", written.folder / "batch.data")
         for place, number in enumerate(right):
             try:

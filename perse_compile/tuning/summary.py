@@ -20,6 +20,7 @@ def summary(tuning: Tuning) -> dict[str, Any]:
     return {
         "target": bench.target.name,
         "where": bench.where,
+        "lost": bench.lost,
         "how": bench.how,
         "unit": bench.unit,
         "threads": bench.threads,

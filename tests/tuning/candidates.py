@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,6 @@ from tvm import te, tirx
 
 from perse_compile import ops
 from perse_compile.lowering.choices import Choices, Chosen
-from perse_compile.lowering.defaults import shape_of
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import lower_nodes, weights_of
 from perse_compile.lowering.schedules import conv, elementwise
@@ -24,7 +22,7 @@ from perse_compile.tuning.candidate import Candidate
 from tests.compiled import graph_of
 
 SIZE = 4096
-SLOW, FAST = {"rows": 1, "columns": 1, "block": 1}, {"rows": 1, "columns": 4, "block": 2}  # block: vectors
+SLOW, FAST = {"rows": 1, "columns": 1, "block": 1}, {"rows": 1, "columns": 6, "block": 1}  # block: vectors
 
 
 def convolution(target: Target, channels: int, size: int, kernel: int, knobs: dict[str, int] | None) -> Candidate:
@@ -43,17 +41,13 @@ def convolution(target: Target, channels: int, size: int, kernel: int, knobs: di
     first, *_, last = module.graph.nodes
     values = {first.name: Stored(first.name, (1, size, size, channels), default_order(4))}
     nodes, result = list(module.graph.nodes), last.args[0]
-    if knobs is None:
-        choices = Choices(target)
-    else:
-        block = {"block": knobs["block"] * target.lanes}
-        choices = Choices(target, lambda work: Chosen(replace(direct(work, target), **{**knobs, **block})))
-    return Candidate(lower_nodes(nodes, {result}, values, weights_of(module), choices), "conv")
 
+    def chosen(work: Workload) -> Chosen | None:
+        if knobs is None:
+            return None
+        return Chosen(conv.ConvKnobs(knobs["rows"], knobs["columns"], knobs["block"] * target.lanes, 8, True))
 
-def direct(work: Workload, target: Target) -> conv.ConvKnobs:
-    """The defaults of a convolution without Winograd."""
-    return replace(conv.choose(shape_of(work), target), winograd=0)
+    return Candidate(lower_nodes(nodes, {result}, values, weights_of(module), Choices(target, chosen)), "conv")
 
 
 def of(

@@ -12,7 +12,7 @@ import pytest
 from tvm import te, tirx
 
 from perse_compile import targets
-from perse_compile.devices import Device, LocalDevice
+from perse_compile.devices import LocalDevice
 from perse_compile.errors import DeviceError
 from perse_compile.lowering.kernels.margins import with_margins
 from perse_compile.lowering.values import Constant
@@ -143,7 +143,7 @@ def test_emulator_ranks_by_instructions(name: str) -> None:
     assert measure(candidates[:1], target, device)[0].instructions == first
 
 
-def script(path: Path, text: str) -> Device:
+def script(path: Path, text: str) -> LocalDevice:
     """A device that starts programs with a shell script."""
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
