@@ -26,7 +26,7 @@ from tests.tuning.candidates import calls, double, of, refuses, sleeps, triple
 pytestmark = pytest.mark.slow
 X86 = targets.load("x86_64-linux")
 QUICK = Effort(repeats=3, seconds=0.002, limit=2.0)
-NAP = 0.1  # seconds that a run sleeps
+NAP = 0.25  # seconds that a run sleeps
 NAPS = Effort(repeats=3, seconds=0, limit=5.0)  # four runs with the first
 
 
@@ -112,11 +112,12 @@ def test_measures_what_works_and_says_what_fails(boards: Boards) -> None:
     assert farm.measure([refused], X86) == [measured[0]]
 
 
-def test_two_servers_measure_twice_as_many(boards: Boards) -> None:
+def test_two_servers_measure_twice_as_many(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels that sleep take no core from each other."""
+    monkeypatch.setattr(rpc, "GROUP", 2)
     rates = {}
     for key in ("one", "two"):
-        farm, candidates = boards.farm(key), [sleeps(X86, NAP) for _ in range(16)]
+        farm, candidates = boards.farm(key), [sleeps(X86, NAP) for _ in range(12)]
         began = time.monotonic()
         measured = farm.measure(candidates, X86, effort=NAPS)
         rates[key] = len(candidates) / (time.monotonic() - began)
@@ -151,9 +152,10 @@ def test_no_server(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stopped.value.measured == {} and "\n" not in str(stopped.value)
 
 
-def test_one_of_two_killed_half_way(boards: Boards) -> None:
+def test_one_of_two_killed_half_way(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it had goes to the other: everything is measured once, and the lost one is named."""
-    farm, candidates = boards.farm("two"), [sleeps(X86, NAP) for _ in range(20)]
+    monkeypatch.setattr(rpc, "GROUP", 2)
+    farm, candidates = boards.farm("two"), [sleeps(X86, NAP) for _ in range(12)]
     victim = sorted(farm.tracker.servers(5))[0]
     working = threading.Event()
 
@@ -170,9 +172,9 @@ def test_one_of_two_killed_half_way(boards: Boards) -> None:
     measured = farm.measure(candidates, X86, effort=NAPS)
     killer.join()
     assert working.is_set()
-    assert all(m.error is None and len(m.seconds) == 3 for m in measured) and len(measured) == 20
+    assert all(m.error is None and len(m.seconds) == 3 for m in measured) and len(measured) == 12
     assert len(farm.lost) == 1 and farm.lost[0].startswith(victim)
-    assert sum(farm.served.values()) == 20 and sum(n for s, n in farm.served.items() if s != victim) >= 12
+    assert sum(farm.served.values()) == 12 and set(farm.served) - {victim}
 
 
 def children(process: int) -> int:
