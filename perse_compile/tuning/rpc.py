@@ -141,7 +141,9 @@ class _Measuring:
             limit = PATIENCE + (self.limit + 1) * len(attempt.group.batch.numbers)
             attempt.until = time.monotonic() + limit
             attempt.lines = measure_there(place, attempt.group.batch, self.options, limit)
-        except Exception as error:  # for the thread that called run
+        except DeviceError as error:
+            attempt.error = type(error)(str(error))  # without the frames, which would keep the session open
+        except Exception as error:  # a bug, to be seen in the thread that called run
             attempt.error = error
         finally:
             self.ended.put(attempt)

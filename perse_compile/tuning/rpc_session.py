@@ -84,8 +84,8 @@ def measure_there(place: tuple[str, int, str], batch: Batch, options: dict[str, 
     host, port, match = place
     try:
         session = rpc.connect(host, port, match, timeout)
-        session.upload(str(batch.folder / "batch.so"))
-        session.upload(str(batch.folder / "batch.data"))
+        for name in ("batch.so", "batch.data"):
+            session.upload(bytearray((batch.folder / name).read_bytes()), name)
         status = _load(session, batch, f"{host}:{port}")["perse_measure"](*options.values())
         if status != 0:
             raise Lost(SAYS[status])

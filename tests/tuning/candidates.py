@@ -50,20 +50,26 @@ def convolution(target: Target, channels: int, size: int, kernel: int, knobs: di
     return Candidate(lower_nodes(nodes, {result}, values, weights_of(module), Choices(target, chosen)), "conv")
 
 
-def of(target: Target, value: Callable[[Any], Any], task: str = "double", weights: Constant | None = None) -> Candidate:
-    """One kernel that makes value(x) from each of SIZE elements x; with weights, value(x * weight)."""
-    x = te.placeholder((SIZE,), name="x")
+def of(
+    target: Target,
+    value: Callable[[Any], Any],
+    task: str = "double",
+    weights: Constant | None = None,
+    size: int = SIZE,
+) -> Candidate:
+    """One kernel that makes value(x) from each of `size` elements x; with weights, value(x * weight)."""
+    x = te.placeholder((size,), name="x")
     given = [x]
     if weights is None:
-        y = te.compute((SIZE,), lambda i: value(x[i]), name="y")
+        y = te.compute((size,), lambda i: value(x[i]), name="y")
     else:
         w = te.placeholder(weights.array.shape, name="w")
-        y = te.compute((SIZE,), lambda i: value(x[i] * w[i]), name="y")
+        y = te.compute((size,), lambda i: value(x[i] * w[i]), name="y")
         given.append(w)
     func = te.create_prim_func([*given, y])
-    inputs: list[Any] = [("x", (SIZE,)), *([] if weights is None else [weights])]
+    inputs: list[Any] = [("x", (size,)), *([] if weights is None else [weights])]
     return Candidate(
-        [KernelCall("test", func, partial(elementwise.schedule, target=target), inputs, "y", (SIZE,))], task
+        [KernelCall("test", func, partial(elementwise.schedule, target=target), inputs, "y", (size,))], task
     )
 
 
@@ -84,9 +90,9 @@ def calls(function: str, *arguments: Any, dtype: str = "int32") -> Callable[[Any
     return lambda x: double(x) + tirx.call_extern(dtype, function, *arguments).astype("float32")
 
 
-def sleeps(microseconds: int) -> Callable[[Any], Any]:
-    """Sleeps in proportion, once for all elements that come together."""
-    return calls("usleep", tirx.IntImm("int32", microseconds))
+def sleeps(target: Target, seconds: float) -> Candidate:
+    """A kernel that takes that long, and nothing of the processor."""
+    return of(target, calls("usleep", tirx.IntImm("int32", int(1e6 * seconds))), size=1)
 
 
 def reads_address_zero(x: Any) -> Any:

@@ -26,7 +26,7 @@ from tests.tuning.candidates import calls, double, of, refuses, sleeps, triple
 pytestmark = pytest.mark.slow
 X86 = targets.load("x86_64-linux")
 QUICK = Effort(repeats=3, seconds=0.002, limit=2.0)
-NAP = 0.1  # seconds that a run sleeps
+NAP = 0.25  # seconds that a run sleeps
 NAPS = Effort(repeats=3, seconds=0, limit=5.0)  # four runs with the first
 
 
@@ -45,14 +45,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def on(port: int) -> list[str]:
+    return ["--port", str(port), "--port-end", str(port + 1)]
+
+
 @contextmanager
-def started(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """As a user starts it. It starts processes of its own: all of its group end with it."""
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+def started(folder: Path, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """As a user starts it, on a board without torch. It starts processes of its own: all of its group end with it."""
+    (folder / "torch.py").write_text("raise ImportError('not on this board')\n")
     command = [sys.executable, "-m", module, "--host", "127.0.0.1", *arguments]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(folder)}, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         yield process
     finally:
@@ -66,14 +71,15 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def boards() -> Iterator[Boards]:
+def boards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boards]:
     """A tracker with one server under the key "one", and two under "two"."""
+    folder = tmp_path_factory.mktemp("boards")
     tracker, ports = free_port(), [free_port() for _ in range(3)]
-    with started("tvm.exec.rpc_tracker", "--port", str(tracker), "--port-end", str(tracker + 1)):
+    with started(folder, "tvm.exec.rpc_tracker", *on(tracker)):
         wait_for(lambda: answers(tracker))
         address = ("--tracker", f"127.0.0.1:{tracker}")
         first, second, third = (
-            started("tvm.exec.rpc_server", "--port", str(port), "--port-end", str(port + 1), *address, "--key", key)
+            started(folder, "tvm.exec.rpc_server", *on(port), *address, "--key", key)
             for port, key in zip(ports, ("one", "two", "two"), strict=True)
         )
         with first as a, second as b, third as c:
@@ -82,7 +88,7 @@ def boards() -> Iterator[Boards]:
             yield found
 
 
-def wait_for(condition, seconds: float = 90) -> None:
+def wait_for(condition, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not start in time"
@@ -96,29 +102,22 @@ def answers(port: int) -> bool:
 
 def test_measures_what_works_and_says_what_fails(boards: Boards) -> None:
     refused = Candidate([replace(of(X86, double).calls[0], schedule=refuses)], "double")
-    candidates = [
-        of(X86, double),
-        refused,
-        of(X86, calls("abort")),
-        of(X86, triple),
-        of(X86, double),
-        of(X86, calls("pause")),
-    ]
+    values = (double, calls("abort"), triple, double, calls("pause"))
     farm = boards.farm("one")
-    measured = farm.measure(candidates, X86, threads=2, effort=QUICK)
-    assert [m.error for m in measured] == [
-        None, "does not compile: no loop of that name", "crashed (signal 6)", "wrong result", None, "took longer than 2 s",
-    ]  # fmt: skip
+    measured = farm.measure([refused, *(of(X86, value) for value in values)], X86, threads=2, effort=QUICK)
+    says = ["does not compile: no loop of that name", None, "crashed (signal 6)", "wrong result", None]
+    assert [m.error for m in measured] == [*says, "took longer than 2 s"]
     assert all(len(m.seconds) >= 3 for m in measured if m.error is None)
     assert farm.lost == [] and sum(farm.served.values()) == 5
-    assert farm.measure([refused], X86) == [measured[1]]
+    assert farm.measure([refused], X86) == [measured[0]]
 
 
-def test_two_servers_measure_twice_as_many(boards: Boards) -> None:
+def test_two_servers_measure_twice_as_many(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels that sleep take no core from each other."""
+    monkeypatch.setattr(rpc, "GROUP", 2)
     rates = {}
     for key in ("one", "two"):
-        farm, candidates = boards.farm(key), [of(X86, sleeps(int(1e6 * NAP))) for _ in range(16)]
+        farm, candidates = boards.farm(key), [sleeps(X86, NAP) for _ in range(12)]
         began = time.monotonic()
         measured = farm.measure(candidates, X86, effort=NAPS)
         rates[key] = len(candidates) / (time.monotonic() - began)
@@ -146,15 +145,17 @@ def test_a_server_that_cannot_write(boards: Boards, monkeypatch: pytest.MonkeyPa
 
 def test_no_server(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpc, "PATIENCE", 0.5)
-    says = f"no server with the key 'none' is free .*python -m tvm.exec.rpc_server --tracker 127.0.0.1:{boards.port} --key none"
+    start = f"python -m tvm.exec.rpc_server --tracker 127.0.0.1:{boards.port} --key none"
+    says = f"no server with the key 'none' is free .*{start}"
     with pytest.raises(MeasuringStopped, match=says) as stopped:
         boards.farm("none").measure([of(X86, double)], X86, effort=QUICK)
     assert stopped.value.measured == {} and "\n" not in str(stopped.value)
 
 
-def test_one_of_two_killed_half_way(boards: Boards) -> None:
+def test_one_of_two_killed_half_way(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it had goes to the other: everything is measured once, and the lost one is named."""
-    farm, candidates = boards.farm("two"), [of(X86, sleeps(int(1e6 * NAP))) for _ in range(20)]
+    monkeypatch.setattr(rpc, "GROUP", 2)
+    farm, candidates = boards.farm("two"), [sleeps(X86, NAP) for _ in range(12)]
     victim = sorted(farm.tracker.servers(5))[0]
     working = threading.Event()
 
@@ -171,9 +172,9 @@ def test_one_of_two_killed_half_way(boards: Boards) -> None:
     measured = farm.measure(candidates, X86, effort=NAPS)
     killer.join()
     assert working.is_set()
-    assert all(m.error is None and len(m.seconds) == 3 for m in measured) and len(measured) == 20
+    assert all(m.error is None and len(m.seconds) == 3 for m in measured) and len(measured) == 12
     assert len(farm.lost) == 1 and farm.lost[0].startswith(victim)
-    assert sum(farm.served.values()) == 20 and sum(n for s, n in farm.served.items() if s != victim) >= 12
+    assert sum(farm.served.values()) == 12 and set(farm.served) - {victim}
 
 
 def children(process: int) -> int:
@@ -192,9 +193,8 @@ def test_names(name: str) -> None:
 
 def test_no_tracker() -> None:
     port = free_port()
-    with pytest.raises(
-        MeasuringStopped, match=f"no tracker answers at 127.0.0.1:{port} .*python -m tvm.exec.rpc_tracker --port {port}"
-    ):
+    says = f"no tracker answers at 127.0.0.1:{port} .*python -m tvm.exec.rpc_tracker --port {port}"
+    with pytest.raises(MeasuringStopped, match=says):
         Farm.named(f"rpc://127.0.0.1:{port}/key").measure([of(X86, double)], X86)
 
 
