@@ -24,6 +24,7 @@ Numbers = NDArray[np.float64]
 ROUNDS, RATE, DEPTH = 40, 0.2, 3
 SPLITS = 12  # values tried of each feature
 FEWEST = 4  # measurements in a leaf
+WORTH_FITTING = 1.03  # times as many measurements as last time
 FAILED = 1.5  # log of how much slower than the default a failed candidate counts
 
 
@@ -87,6 +88,7 @@ class Learned:
     _rows: list[list[float]] = field(default_factory=list)
     _values: list[float] = field(default_factory=list)
     _trees: list[Tree] = field(default_factory=list)
+    _fitted: int = 0  # rows when the trees grew
     _known: dict[tuple[Workload, Knobs], float] = field(default_factory=dict)
 
     def learn(self, work: Workload, measured: Sequence[tuple[Knobs, float]]) -> None:
@@ -95,10 +97,16 @@ class Learned:
             value = min(math.log(ratio), FAILED) if ratio > 0 else 0.0
             self._rows.append(features(work, knobs, self.target))
             self._values.append(value - self.arithmetic(work, knobs))
-        self._trees = boost(np.array(self._rows), np.array(self._values))
+
+    def _fit(self) -> None:
+        """Trees for all that was learnt, unless that is hardly more than last time."""
+        if len(self._rows) > WORTH_FITTING * self._fitted:
+            self._trees = boost(np.array(self._rows), np.array(self._values))
+            self._fitted = len(self._rows)
 
     def predict(self, work: Workload, knobs: Sequence[Knobs]) -> Numbers:
         """Log of time over the default's; less is better."""
+        self._fit()
         result = np.array([self.arithmetic(work, each) for each in knobs])
         if self._trees:
             rows = np.array([features(work, each, self.target) for each in knobs])

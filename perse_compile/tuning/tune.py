@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from perse_compile.lowering.choices import Knobs
 from perse_compile.program import Program
@@ -26,6 +26,7 @@ from perse_compile.tuning.tasks import Task, tasks_of
 
 BATCH = 12  # candidates beside the default
 SURVEY = 16  # default kernels in one executable
+RELATIVES = 2  # winners tried that a task's relatives found
 CLEAR = 0.97  # of the default's time: a winner at once; others must win again
 FINALISTS, ROUNDS = 3, 5  # measured again, in turns with the default
 NOISE = 0.01  # a winner must be better than the default by at least this
@@ -124,7 +125,7 @@ class Tuning:
         """One batch of one task: proposed, measured beside the default, recorded, learnt from."""
         self.follow(self, str(standing.task.work))
         began = time.monotonic()
-        proposed = standing.search.propose()
+        proposed = list(dict.fromkeys([*self._relatives(standing), *standing.search.propose()]))
         if not proposed:
             standing.done = True
             return
@@ -140,6 +141,13 @@ class Tuning:
         self.database.add(records)
         self.trials += len(proposed)
         self._batch_seconds = 0.7 * self._batch_seconds + 0.3 * (time.monotonic() - began)
+
+    def _relatives(self, standing: Standing) -> list[Knobs]:
+        """The best knobs of the same work with other operations behind it, if they are not known here."""
+        bare = replace(standing.task.work, fused=())
+        others = [s for s in self.standings if s is not standing and replace(s.task.work, fused=()) == bare]
+        best = [knobs for other in others for knobs in other.top(RELATIVES)]
+        return [knobs for knobs in best if knobs not in standing.ratios]
 
     def _beside_default(self, standing: Standing, proposed: list[Knobs]) -> tuple[float, dict[Knobs, Measurement]]:
         """What the default and the proposed knobs take. The default comes first and last, lest a slow phase of the
@@ -267,7 +275,18 @@ def prepare(
     tuning = Tuning(bench, database, standings, model, follow)
     for standing in standings:
         _recall(tuning, standing)
+    _learn_from_others(tuning)
     return tuning
+
+
+def _learn_from_others(tuning: Tuning) -> None:
+    """What was measured here for other programs teaches the model, too."""
+    own = {standing.task.work for standing in tuning.standings}
+    for record in tuning.database.records:
+        about = record.target, record.where, record.threads
+        same = about == (target_key(tuning.bench.target), tuning.bench.where, tuning.bench.threads)
+        if same and record.workload not in own and not record.best and record.cost and record.default:
+            tuning.model.learn(record.workload, [(record.knobs, record.cost / record.default)])
 
 
 def _recall(tuning: Tuning, standing: Standing) -> None:

@@ -22,7 +22,7 @@ from perse_compile.tuning.candidate import Candidate
 from tests.compiled import graph_of
 
 SIZE = 4096
-SLOW, FAST = {"rows": 1, "columns": 1, "block": 1}, {"rows": 1, "columns": 6, "block": 1}  # block: vectors
+SLOW, FAST = {"rows": 1, "columns": 1, "block": 1}, {"rows": 1, "columns": 4, "block": 2}  # block: vectors
 
 
 def convolution(target: Target, channels: int, size: int, kernel: int, knobs: dict[str, int] | None) -> Candidate:
