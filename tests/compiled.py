@@ -144,9 +144,7 @@ def compile_convolution(target: targets.Target, folder: Path) -> Path:
         )
 
     module = graph_of(build, (16, 17, 17))
-    nodes = list(module.graph.nodes)
-    values = {nodes[0].name: Stored(nodes[0].name, (1, 17, 17, 16), default_order(4))}
-    calls = lower_nodes(nodes, {nodes[-1].args[0]}, values, weights_of(module), target)  # type: ignore[arg-type]
+    calls, _ = lowered(module, Choices(target))
     path = folder / f"{target.name}.o"
     compile_kernels({f"k{i}": call.schedule(call.func) for i, call in enumerate(calls)}, target, path)
     return path
