@@ -152,6 +152,9 @@ def draw(points: list[dict[str, Any]], slopes: dict[str, float], path: Path) -> 
     axis.set_xlabel("billions of multiply-accumulates", fontsize=14)
     axis.set_ylabel("milliseconds, one thread", fontsize=14)
     axis.tick_params(labelsize=13)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")
+        side.set_minor_formatter("")
     axis.grid(which="both", alpha=0.25)
     axis.legend(fontsize=12)
     figure.tight_layout()
