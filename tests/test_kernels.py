@@ -411,3 +411,15 @@ def test_heads_of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
     kernels = {f"k{i}": call.schedule(call.func) for i, call in enumerate(calls)}
     compile_kernels(kernels, device, tmp_path / "k.o")
     assert (tmp_path / "k.o").stat().st_size > 0
+
+
+@pytest.mark.parametrize("shape", [(16, 96, 96), (24, 5, 7), (8, 1, 1)])
+def test_layer_norm_of_any_number_of_pixels(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    """What it keeps is of one row, which fits the workspace."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        last = call(g, ops.permute, x, (0, 2, 3, 1))
+        weight, bias = tensor("w", torch.randn(shape[0])), tensor("b", torch.randn(shape[0]))
+        return call(g, ops.permute, call(g, ops.layer_norm, last, weight, bias, 1e-6), (0, 3, 1, 2))
+
+    check(build, shape, tmp_path)

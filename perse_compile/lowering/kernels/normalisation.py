@@ -37,7 +37,7 @@ def layer_norm(scope: Scope, node: fx.Node) -> Value:
         variance = square(*i[:-1]) * constant(1.0 / size) + constant(float(eps))
         return (data(*i) - mean(*i[:-1])) / tirx.sqrt(variance) * weight[i[-1]] + bias[i[-1]]
 
-    scope.schedule = partial(elementwise.schedule_any, target=scope.target)
+    scope.schedule = partial(elementwise.schedule_layer_norm, target=scope.target)
     return Value(te.compute(value.shape, normalised, name="normalised"), value.order)
 
 

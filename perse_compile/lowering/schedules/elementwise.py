@@ -91,6 +91,23 @@ def vectorise_innermost(sch: s_tir.Schedule, block: Any, lanes: int) -> None:
         sch.vectorize(loop if int(sch.get(loop).extent) == lanes else sch.split(loop, [None, lanes])[1])
 
 
+def schedule_layer_norm(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """Given "total", "square" (pixels; channels) and the last block (pixels, channels): row by row of pixels."""
+    sch, (total, square, out) = open_schedule(func, keep=("total", "square"))
+    *pixels, channels = sch.get_loops(out)
+    row = _parallel(sch, pixels[:-1] or pixels, [*pixels, channels])
+    _vectorise(sch, channels, target)
+    for block in (square, total):
+        sch.compute_at(block, row, preserve_unit_loops=True)
+        *_, pixel, reduced = sch.get_loops(block)
+        sch.reorder(reduced, pixel)
+        _vectorise(sch, pixel, target)
+        last = sch.get_loops(sch.decompose_reduction(block, reduced))[-1]
+        if int(sch.get(last).extent) > 1:
+            sch.vectorize(last)
+    return sch.mod["main"]
+
+
 def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     """Each block on its own: outer loop parallel, innermost vectorised where nothing is reduced, products reordered."""
     sch = s_tir.Schedule(func)
