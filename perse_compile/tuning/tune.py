@@ -28,7 +28,8 @@ BATCH = 12  # candidates beside the default
 SURVEY = 16  # default kernels in one executable
 RELATIVES = 2  # winners tried that a task's relatives found
 CLEAR = 0.97  # of the default's time: a winner at once; others must win again
-FINALISTS, ROUNDS = 3, 5  # measured again, in turns with the default
+FINALISTS, ROUNDS = 3, 9  # measured again, in turns with the default
+QUICKER = 4  # rounds in which a winner must be quicker than the default ever was
 NOISE = 0.01  # a winner must be better than the default by at least this
 UNSTEADY = 1.2  # a batch is measured once more if its default takes so much longer at its end than at its begin
 
@@ -169,37 +170,52 @@ class Tuning:
         self.model.learn(standing.task.work, list(ratios.items()))
 
     def _settle(self) -> None:
-        """The best few of every task against its default, in turns: only who wins again is a winner."""
+        """The best few of every task against its default, in turns: only who wins again is a winner.
+
+        Winners of earlier runs are among them: what a disturbed machine made a winner once does not stay one.
+        """
         for standing in sorted(self.standings, key=lambda s: s.time * (1 - s.best[1]), reverse=True):
             if self.interrupted:
                 return
-            if standing.tried and standing.best[0] != standing.chosen and math.isfinite(standing.usual):
+            settled = standing.best[0] == standing.chosen == standing.task.default
+            if standing.tried and not settled and math.isfinite(standing.usual):
                 self.follow(self, f"once more: {standing.task.work}")
                 self._settle_one(standing)
 
     def _settle_one(self, standing: Standing) -> None:
         task, finalists = standing.task, standing.top(FINALISTS)
+        ratios = {knobs: standing.ratios[knobs] for knobs in finalists}
         if self.bench.timed and finalists:
-            usual, ratios, noise = self._again(standing, finalists)
-        else:
-            usual, ratios, noise = standing.usual, {k: standing.ratios[k] for k in finalists}, 0.0
-        standing.ratios.update(ratios)
+            usual, ratios = self._again(standing, finalists)
+            standing.usual = min(standing.usual, usual)
+            standing.ratios.update(ratios)
         best = min(ratios, key=lambda knobs: ratios[knobs], default=task.default)
         standing.chosen, standing.gain = best, ratios.get(best, 1.0)
-        if standing.gain >= 1 - noise:
+        if standing.gain >= 1:
             standing.chosen, standing.gain = task.default, 1.0
-        answers = {**ratios, task.default: 1.0}
+        usual, answers = standing.usual, {**ratios, task.default: 1.0}
         records = [self._record(task, k, self._worth(usual * r), usual, rounds=ROUNDS) for k, r in answers.items()]
         winner = self._worth(usual * standing.gain)
         self.database.add([*records, self._record(task, standing.chosen, winner, usual, best=True, rounds=ROUNDS)])
 
-    def _again(self, standing: Standing, finalists: list[Knobs]) -> tuple[float, dict[Knobs, float], float]:
-        """The default's time, everyone's over it, and by how much a winner has to be better."""
+    def _again(self, standing: Standing, finalists: list[Knobs]) -> tuple[float, dict[Knobs, float]]:
+        """The default's time, and everyone's over it; 1 for those that are not surely quicker.
+
+        Surely is: by NOISE in QUICKER rounds than the default in any. Every round begins with another one: processes
+        that follow each other may land on one core and another in turns, and a busy core must not be always the same
+        one's.
+        """
         knobs = [standing.task.default, *finalists]
-        measured = self._measure([standing] * len(knobs) * ROUNDS, knobs * ROUNDS)
-        base, *others = (sorted(least(m) for m in measured[i :: len(knobs)]) for i in range(len(knobs)))
-        ratios = {each: costs[0] / base[0] for each, costs in zip(finalists, others, strict=True)}
-        return base[0], ratios, max(NOISE, (base[1] - base[0]) / base[0])
+        order = [(i + turn) % len(knobs) for turn in range(ROUNDS) for i in range(len(knobs))]
+        measured = self._measure([standing] * len(order), [knobs[i] for i in order])
+        costs: list[list[float]] = [[] for _ in knobs]
+        for i, answer in zip(order, measured, strict=True):
+            costs[i].append(least(answer))
+        usual, ratios = min(costs[0]), {}
+        for each, own in zip(finalists, costs[1:], strict=True):
+            surely = sorted(own)[QUICKER - 1] < usual * (1 - NOISE)
+            ratios[each] = min(own) / usual if surely else max(1.0, min(own) / usual)
+        return usual, ratios
 
     def _worth(self, cost: float) -> Measurement:
         return Measurement((cost,)) if self.bench.unit == "seconds" else Measurement(instructions=round(cost))
