@@ -123,3 +123,12 @@ def test_not_scaled_in_the_weights(kind: str, tmp_path: Path) -> None:
 
     check(build, (16, 9, 8), tmp_path)
     assert "scale" not in hints(build, (16, 9, 8))
+
+
+def test_a_slice_is_written_in_place(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        wide = conv(g, tensor, "w", x, (8, 24))
+        return call(g, ops.concat, (call(g, ops.slice_dim, wide, 1, 8, 24), conv(g, tensor, "v", x, (8, 8))), 1)
+
+    check(build, (8, 9, 10), tmp_path)
+    assert hints(build, (8, 9, 10)) == ["conv2d", "slice_dim", "conv2d"]
