@@ -7,7 +7,7 @@ from dataclasses import replace
 from perse_compile.lowering import defaults
 from perse_compile.lowering.schedules.conv import ConvKnobs, ConvShape, blocks
 from perse_compile.lowering.schedules.depthwise import DepthwiseKnobs
-from perse_compile.lowering.schedules.elementwise import LONGEST_ROW, HeadKnobs, row_lanes
+from perse_compile.lowering.schedules.elementwise import LONGEST_ROW, HeadKnobs
 from perse_compile.lowering.workload import Workload
 from perse_compile.targets import Target
 
@@ -20,7 +20,7 @@ def is_legal(work: Workload, knobs: object, target: Target) -> bool:
     if work.family in ("conv", "product"):
         return isinstance(knobs, ConvKnobs) and _conv(work, knobs, target)
     if work.family == "head":
-        return isinstance(knobs, HeadKnobs) and _head(work, knobs, target)
+        return isinstance(knobs, HeadKnobs) and _head(work, knobs)
     return isinstance(knobs, DepthwiseKnobs) and _window(work, knobs, target)
 
 
@@ -76,8 +76,7 @@ def _window(work: Workload, knobs: DepthwiseKnobs, target: Target) -> bool:
     return accumulators + vectors + 1 <= target.registers and accumulators * taps <= MOST_UNROLLED
 
 
-def _head(work: Workload, knobs: HeadKnobs, target: Target) -> bool:
-    if min(knobs.pieces, knobs.rows) < 1 or knobs.rows > 16 or work.in_channels % knobs.rows:
+def _head(work: Workload, knobs: HeadKnobs) -> bool:
+    if min(knobs.pieces, knobs.rows) < 1 or knobs.rows > 16 or work.in_channels % (knobs.pieces * knobs.rows):
         return False
-    vectors = work.out_channels // row_lanes(work.out_channels, target)
-    return vectors % knobs.pieces == 0 and work.out_channels // knobs.pieces <= LONGEST_ROW
+    return knobs.pieces == 1 or knobs.pieces * work.out_channels <= LONGEST_ROW

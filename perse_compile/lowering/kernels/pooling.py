@@ -125,7 +125,10 @@ def as_image(scope: Scope, node: fx.Node, tensor: te.Tensor) -> Value:
     channels, height, width = node.meta["shape"]
     _, in_h, in_w = args_of(node)[0].meta["shape"]
     window = widest_window(in_h, height), widest_window(in_w, width)
-    scope.schedule = windows(scope, of_pool(node, window))
+    whole = height == width == 1
+    scope.schedule = (
+        partial(elementwise.schedule_mean, target=scope.target) if whole else windows(scope, of_pool(node, window))
+    )
     return Value(
         te.compute((1, height, width, channels), lambda n, h, w, c: tensor[h, w, c], name="result"), CHANNELS_LAST
     )
@@ -134,7 +137,7 @@ def as_image(scope: Scope, node: fx.Node, tensor: te.Tensor) -> Value:
 def pool_features(scope: Scope, node: fx.Node) -> Value:
     grid: int = args_of(node)[1]
     tensor = adaptive(scope, node, (grid, grid), "mean")
-    scope.schedule = partial(elementwise.schedule_any, target=scope.target)
+    scope.schedule = partial(elementwise.schedule_mean, target=scope.target)
     cells = grid * grid
     out = te.compute(
         (1, node.meta["shape"][0]), lambda n, i: tensor[i % cells // grid, i % grid, i // cells], name="features"

@@ -13,6 +13,8 @@ from perse_compile.targets import Target
 
 ENOUGH_ROWS = 14  # to share among threads
 LONGEST_ROW = 8192  # sums that stay near, and fit a kernel's workspace
+SHORT_RUN = 64  # floats one after the other that are worth going elsewhere for
+PIECES = (8, 4, 2)  # of a product's rows
 WORTH_THREADS = 16384  # iterations of a cheap loop nest below which one thread is faster
 
 
@@ -24,36 +26,48 @@ def schedule(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
 
 def schedule_mean(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
-    """Given "acc" (channels; the reduced ones) and the last block (.., channels): a vector of channels at a time."""
+    """Given "acc" (.., channels; the reduced ones) and the last block: long runs of channels, a few pixels at once."""
     sch, (acc, out) = open_schedule(func)
-    c, *reduced = sch.get_loops(acc)
-    block = divisor(int(sch.get(c).extent), 4 * target.lanes, 2 * target.lanes, target.lanes)
-    co, ci = sch.split(c, [None, block])
-    sch.reorder(co, *reduced, ci)
-    sch.parallel(co)
-    sch.reverse_compute_at(out, co, preserve_unit_loops=True)
-    if block > 1:
-        sch.vectorize(sch.get_loops(out)[-1])
+    loops = sch.get_loops(acc)
+    spatial = sum(each.iter_type != tirx.IterVar.CommReduce for each in sch.get(acc).iter_vars)
+    *windows, c = loops[:spatial]
+    *reduced, x = loops[spatial:]
+    extent = int(sch.get(c).extent)
+    lanes = row_lanes(extent, target)
+    co, cm, ci = sch.split(c, [extent // _run(extent, lanes), None, lanes])
+    xo, xi = sch.split(x, [None, divisor(int(sch.get(x).extent), 8, 7, 6, 5, 4, 3, 2)])
+    sch.reorder(*windows, co, *reduced, xo, cm, xi, ci)
+    sch.unroll(xi)
+    if lanes > 1:
         sch.vectorize(ci)
-    init = sch.decompose_reduction(acc, reduced[0])
-    if block > 1:
-        sch.vectorize(sch.get_loops(init)[-1])
+    alone = math.prod(int(sch.get(loop).extent) for loop in windows) == 1
+    task = _parallel(sch, [*windows, co], sch.get_loops(acc))
+    if alone:
+        sch.reverse_compute_at(out, task, preserve_unit_loops=True)
+        vectorise_innermost(sch, out, lanes)
+    vectorise_innermost(sch, sch.decompose_reduction(acc, reduced[0] if reduced else xo), lanes)
     return sch.mod["main"]
+
+
+def _run(extent: int, lanes: int) -> int:
+    """Channels one after the other: long runs, but eight of them, and no longer than what stays near."""
+    runs = [run for run in range(lanes, min(extent, LONGEST_ROW) + 1, lanes) if extent % run == 0]
+    return next((run for run in runs if run >= SHORT_RUN and run >= extent // 8), runs[-1])
 
 
 @dataclass(frozen=True)
 class HeadKnobs:
     """How a vector times a matrix goes through the matrix."""
 
-    pieces: int  # of each row, for threads
+    pieces: int  # of the rows, each summed by itself, for threads
     rows: int  # at once
 
 
 def choose_product(rows: int, columns: int, target: Target) -> HeadKnobs:
     """Knobs without tuning."""
-    vectors = columns // row_lanes(columns, target)
-    pieces = next((n for n in range(2, 9) if vectors % n == 0 and vectors // n >= 16), 1)
-    return HeadKnobs(pieces, divisor(rows, 8, 4, 2))
+    fair = (n for n in PIECES if rows % n == 0 and n * columns <= LONGEST_ROW and rows * columns >= n * WORTH_THREADS)
+    pieces = next(fair, 1)
+    return HeadKnobs(pieces, divisor(rows // pieces, 8, 4, 2))
 
 
 def row_lanes(columns: int, target: Target) -> int:
@@ -64,19 +78,27 @@ def schedule_product(func: tirx.PrimFunc, knobs: HeadKnobs, target: Target) -> t
     """Given "acc" (columns; rows) and the last block (1, columns), a vector times a matrix [rows][columns].
 
     The matrix is read once, which is what takes the time: a few whole rows at once, in the order in which they lie.
+    Every thread takes pieces of the rows; the pieces' sums are added in their order.
     """
     sch, (acc, out) = open_schedule(func)
     c, r = sch.get_loops(acc)
     columns = int(sch.get(c).extent)
-    lanes, pieces = row_lanes(columns, target), knobs.pieces
-    if columns // pieces > LONGEST_ROW:
+    lanes = row_lanes(columns, target)
+    if columns > LONGEST_ROW:
         return schedule_mean(func, target)
-    co, cm, ci = sch.split(c, [pieces, None, lanes])
+    if knobs.pieces > 1:
+        total = acc
+        acc = sch.rfactor(sch.split(r, [knobs.pieces, None])[0], 0)
+        c, piece, r = sch.get_loops(acc)
+        sch.reorder(piece, c, r)
+        sch.parallel(piece)
+        each, summed = sch.get_loops(total)
+        sch.reorder(summed, each)
+        vectorise_innermost(sch, total, lanes)
+        vectorise_innermost(sch, sch.decompose_reduction(total, summed), lanes)
     ro, ri = sch.split(r, [None, knobs.rows])
-    sch.reorder(co, ro, cm, ri, ci)
-    if pieces > 1:
-        sch.parallel(co)
-    sch.reverse_compute_at(out, co, preserve_unit_loops=True)
+    cm, ci = sch.split(c, [None, lanes])
+    sch.reorder(ro, cm, ri, ci)
     sch.unroll(ri)
     if lanes > 1:
         sch.vectorize(ci)
