@@ -270,8 +270,8 @@ def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
     shown.add_row("together", f"{before['accuracy']:.1%}", f"{after['accuracy']:.1%}")
     shown.add_row("mean cost", f"{before['cost']:.1%}", f"{after['cost']:.1%}")
     console().print(shown)
-    say(f"{samples['train']} images trained the heads, {samples['calibrate']} set temperatures and thresholds;")
-    say(f"these figures are of {samples['held_out']} others; {result['seconds']:.1f} s")
+    say(f"{samples['train']} images trained the heads; these figures are of {samples['judged']},")
+    say(f"each judged by heads that did not learn from it; {result['seconds']:.1f} s")
     say(f"teacher: {result['teacher']}")
     if not result["labelled"]:
         say("no labels: agreement is with the teacher, not with the truth")

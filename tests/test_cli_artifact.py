@@ -143,7 +143,7 @@ def test_personalise(artifact: Path, mine: Path, call: Any) -> None:
     assert checksums(artifact)["heads.pack"] == files["heads.pack"]
     out, _ = call("personalise", artifact, "--data", mine, "--json", "--epochs", "10", "--max-drop", "0.05")
     found = json.loads(out)
-    assert found["live"] and found["labelled"] and found["samples"]["held_out"] > 0
+    assert found["live"] and found["labelled"] and found["samples"]["judged"] > 0
     assert {e["name"] for e in found["exits"]} == {"exit0", "exit1", "final"}
 
 

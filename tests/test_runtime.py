@@ -162,7 +162,7 @@ def test_personalise_rollback_reset(artifact: Path) -> None:
     assert report["live"] and report["generation"] == 1 and report["labelled"]
     assert report["after"]["accuracy"] > report["before"]["accuracy"]
     assert report["cache_bytes"] == 300 * 72 * 4
-    assert report["samples"] == {"train": 180, "calibrate": 60, "held_out": 60}
+    assert report["samples"] == {"train": 300, "judged": 300}
     assert "progress features 300 300" in result.stderr and "progress gate 1 1" in result.stderr
     changed = {path.name for path in artifact.iterdir() if before.get(path.name) != path.read_bytes()}
     assert changed == {"heads.pack", "heads.pack.previous"}
@@ -185,7 +185,7 @@ def test_killed_while_personalising(artifact: Path) -> None:
     words = [artifact / "perse", "personalise", artifact / "user_x.npy", "--labels", artifact / "user_y.npy"]
     before = (artifact / "heads.pack").read_bytes()
     process = subprocess.Popen(
-        [*map(str, words), "--epochs", "100000", "--patience", "100000"], stderr=subprocess.DEVNULL
+        [*map(str, words), "--epochs", "100000"], stderr=subprocess.DEVNULL
     )
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
@@ -302,7 +302,7 @@ def test_full_disk(artifact: Path) -> None:
         (["info", "--threads", "65"], "value out of range: --threads"),
         (["run"], "needs a .npy file: run"),
         (["run", "a", "b"], "one file is enough: b"),
-        (["personalise", "x", "--held-out", "0.5", "--calibrate", "0.5"], "nothing left to train on"),
+        (["personalise", "x", "--folds", "1"], "--folds"),
     ],
 )
 def test_wrong_usage(artifact: Path, arguments: list[str], text: str) -> None:

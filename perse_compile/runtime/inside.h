@@ -139,6 +139,8 @@ double perse_lab_temperature(perse_lab *lab, const float *logits, perse_slice sl
 perse_status perse_lab_answers(perse_lab *lab, const perse_pack *pack, perse_slice slice, perse_answer *answers);
 perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, perse_answer *answers);
 
+void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, const perse_answer *answers);
+
 double perse_lab_accuracy(const perse_lab *lab, perse_slice slice, const perse_answer *answers_of_exit);
 /* chosen: NULL or [samples->count]: the cascade's answers. shares: [exits]. */
 perse_figures perse_lab_cascade(const perse_lab *lab, const perse_pack *pack, perse_slice slice, const perse_answer *answers,

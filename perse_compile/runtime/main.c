@@ -87,14 +87,12 @@ static int take_option(options *o, char **argv) {
     else if (strcmp(name, "--probes") == 0) o->probes = (int)number_in(name, value, 1, 1000);
     else if (strcmp(name, "--exit") == 0) o->exit = (int)number_in(name, value, 0, 1000);
     else if (strcmp(name, "--epochs") == 0) o->fit.epochs = (uint32_t)number_in(name, value, 1, 100000);
-    else if (strcmp(name, "--patience") == 0) o->fit.patience = (uint32_t)number_in(name, value, 1, 100000);
+    else if (strcmp(name, "--folds") == 0) o->fit.folds = (uint32_t)number_in(name, value, 2, 10);
     else if (strcmp(name, "--learning-rate") == 0) o->fit.learning_rate = (float)number_in(name, value, 1e-12, 1e30);
     else if (strcmp(name, "--momentum") == 0) o->fit.momentum = (float)number_in(name, value, 0, 0.9999);
     else if (strcmp(name, "--decay") == 0) o->fit.decay = (float)number_in(name, value, 0, 1e6);
     else if (strcmp(name, "--temperature") == 0) o->fit.teacher_temperature = (float)number_in(name, value, 0.05, 100);
     else if (strcmp(name, "--label-weight") == 0) o->fit.label_weight = (float)number_in(name, value, 0, 1);
-    else if (strcmp(name, "--held-out") == 0) o->fit.held_out = (float)number_in(name, value, 0.01, 0.9);
-    else if (strcmp(name, "--calibrate") == 0) o->fit.calibrate = (float)number_in(name, value, 0.01, 0.9);
     else if (strcmp(name, "--max-drop") == 0) o->fit.max_drop = (float)number_in(name, value, 0, 1);
     else if (strcmp(name, "--seed") == 0) o->fit.seed = (uint64_t)number_in(name, value, 0, 9e15);
     else usage_error("unknown option", name);
@@ -112,7 +110,6 @@ static options parse(int argc, char **argv) {
         else if (o.file == NULL) o.file = argv[i++];
         else usage_error("one file is enough", argv[i]);
     }
-    if (o.fit.held_out + o.fit.calibrate >= 1) usage_error("nothing left to train on", "--held-out and --calibrate");
     return o;
 }
 
@@ -528,14 +525,14 @@ static int personalise(const options *o) {
     double cache = (double)all.count * i.features * sizeof(float), seconds = (now() - start) * 1e-3;
     if (o->json) json_open(NULL, '{');
     print_report(o, p, &r);
-    say(o, "held-out %s on %u samples; %u trained, %u calibrated; teacher: %s\n", r.labelled ? "accuracy" : "agreement with the teacher",
-        r.held_out, r.train, r.calibrate, perse_teacher_text(r.teacher));
+    say(o, "%s on %u samples, each judged by heads that did not learn from it; %u trained; teacher: %s\n",
+        r.labelled ? "accuracy" : "agreement with the teacher", r.judged, r.train, perse_teacher_text(r.teacher));
     say(o, "%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r.verdict), seconds, cache * 1e-6);
     if (o->json) {
         json_bool("live", r.verdict == PERSE_BETTER), json_string("verdict", perse_verdict_text(r.verdict));
         json_string("teacher", perse_teacher_text(r.teacher)), json_bool("labelled", r.labelled);
         json_whole("generation", perse_get_info(p).generation), json_open("samples", '{');
-        json_whole("train", r.train), json_whole("calibrate", r.calibrate), json_whole("held_out", r.held_out), json_close('}');
+        json_whole("train", r.train), json_whole("judged", r.judged), json_close('}');
         json_open("prior", '[');
         for (uint32_t k = 0; k < i.classes; k++) json_number(NULL, (double)r.prior[k]);
         json_close(']'), json_number("cache_bytes", cache), json_number("seconds", seconds), json_close('}'), puts("");
@@ -556,7 +553,7 @@ static int calibrate(const options *o) {
     check(perse_calibrate(p, &samples, o->fit.max_drop, take_memory(size), size, &r));
     check(perse_save_pack(p));
     end_progress(o);
-    if (o->json) json_open(NULL, '{'), json_bool("labelled", r.labelled), json_whole("samples", r.calibrate);
+    if (o->json) json_open(NULL, '{'), json_bool("labelled", r.labelled), json_whole("samples", r.judged);
     print_report(o, p, &r);
     if (o->json) json_whole("generation", perse_get_info(p).generation), json_close('}'), puts("");
     perse_close(p);
@@ -664,14 +661,13 @@ static const command commands[] = {
      "IMAGES.npy: uint8 [N, H, W, C]; LABELS.npy: int32 or int64 [N] class numbers, -1 = unknown.\n", evaluate},
     {"personalise", "IMAGES.npy [--labels LABELS.npy]", "train the heads on a person's images",
      "IMAGES.npy: uint8 [N, H, W, C], at least 20; LABELS.npy: int32 or int64 [N], -1 = unknown. Without labels the network's\n"
-     "own final exit teaches the others. heads.pack is replaced only if the new heads are better on images set aside.\n"
+     "own final exit teaches the others. heads.pack is replaced only if the new heads are better on images that they did not\n"
+     "learn from: the images are dealt into folds, and every fold is judged by heads that learnt from the others.\n"
      "  --progress          lines `progress PHASE DONE TOTAL` on stderr\n"
-     "  --epochs N          at most (40)          --patience N     epochs without progress before stopping (8)\n"
+     "  --epochs N          (40)                  --folds N        (4)\n"
      "  --learning-rate X   (0.5)                 --momentum X     (0.9)\n"
      "  --decay X           towards the old head (0.001)\n"
      "  --temperature T     of the teacher (2)    --label-weight A share of the label in the loss (0.7)\n"
-     "  --held-out X        share set aside for the decision (0.2)\n"
-     "  --calibrate X       share set aside for temperatures and thresholds (0.2)\n"
      "  --max-drop X        accuracy that early answers may lose (0.01)\n"
      "  --seed N            (1)\n", personalise},
     {"calibrate", "IMAGES.npy [--labels LABELS.npy]", "refit temperatures and thresholds only",

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FEWEST_ANSWERS = 4 }; /* that a threshold may rest on */
+enum { FEWEST_ANSWERS = 4 };    /* that a threshold may rest on */
+static const double DOUBT = 0.5; /* standard errors of the loss that are added to it */
 
 void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, perse_lab *lab) {
     uint64_t table = (uint64_t)count * plan->classes;
@@ -155,26 +156,28 @@ static double saved_macs(const perse_plan *plan, uint32_t e) {
 }
 
 /* The smallest threshold at which the accepted answers lose at most max_drop against the final exit on the same
- * samples. Sorts order[0..reached) by confidence and returns how many are accepted. */
+ * samples, with some doubt added: the best of many thresholds looks better than it is. Sorts order[0..reached) by confidence and returns how many are accepted. */
 static uint32_t fit_threshold(perse_lab *lab, uint32_t e, uint32_t reached, double max_drop, const perse_answer *mine,
                               const perse_answer *final, float *threshold) {
     const perse_plan *plan = lab->p->plan;
     for (uint32_t j = 0; j < reached; j++) lab->ranked[j] = (perse_ranked){mine[lab->order[j]].confidence, lab->order[j]};
     qsort(lab->ranked, reached, sizeof *lab->ranked, by_confidence);
     uint32_t accepted = 0;
-    double lost = 0;
+    double lost = 0, differ = 0;
     for (uint32_t j = 0; j < reached; j++) {
         uint32_t i = lab->order[j] = lab->ranked[j].index;
-        lost += (final[i].label == lab->truth[i]) - (mine[i].label == lab->truth[i]);
+        int loss = (final[i].label == lab->truth[i]) - (mine[i].label == lab->truth[i]);
+        lost += loss;
+        differ += loss != 0;
         bool tie = j + 1 < reached && lab->ranked[j + 1].key == lab->ranked[j].key;
-        if (!tie && j + 1 >= FEWEST_ANSWERS && lost <= max_drop * (j + 1) + 1e-9) accepted = j + 1;
+        if (!tie && j + 1 >= FEWEST_ANSWERS && lost + DOUBT * sqrt(differ) <= max_drop * (j + 1) + 1e-9) accepted = j + 1;
     }
     if (accepted * saved_macs(plan, e) <= (double)reached * (double)plan->exit[e].head_macs) return 0;
     *threshold = lab->ranked[accepted - 1].key;
     return accepted;
 }
 
-static void fit_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, const perse_answer *answers) {
+void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, const perse_answer *answers) {
     uint32_t reached = slice.count, exits = lab->p->plan->exits;
     const perse_answer *final = answers + (size_t)(exits - 1) * lab->samples->count;
     memcpy(lab->order, slice.index, reached * sizeof *lab->order);
@@ -197,7 +200,7 @@ perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice s
         entry->temperature = (float)perse_lab_temperature(lab, lab->logits, slice);
         PERSE_TRY(answer_exit(lab, entry, slice, answers + (size_t)e * lab->samples->count));
     }
-    fit_thresholds(lab, pack, slice, max_drop, answers);
+    perse_lab_thresholds(lab, pack, slice, max_drop, answers);
     return PERSE_OK;
 }
 

@@ -172,11 +172,10 @@ typedef struct {
 typedef int (*perse_progress)(void *user, const char *phase, uint32_t done, uint32_t total);
 
 typedef struct {
-    uint32_t epochs, patience; /* patience: epochs without progress on the calibration slice before stopping */
+    uint32_t epochs, folds;    /* folds, 2 .. 10: every sample is judged by heads that learnt from the other folds only */
     float learning_rate, momentum, decay;
     float teacher_temperature; /* T of the soft targets */
     float label_weight;        /* a: share of the label in a labelled sample's loss, 0 .. 1 */
-    float calibrate, held_out; /* shares of the samples set aside; the rest trains */
     float max_drop;            /* accuracy that early answers may lose against the final exit on the same samples */
     uint64_t seed;
     perse_progress progress;
@@ -187,7 +186,7 @@ perse_fit_options perse_fit_defaults(void);
 
 #define PERSE_VERDICT(X) \
     X(PERSE_BETTER, "the new heads are better and in use") \
-    X(PERSE_LESS_ACCURATE, "kept the old heads: the new ones are less accurate on the held-out samples") \
+    X(PERSE_LESS_ACCURATE, "kept the old heads: the new ones are less accurate on samples they did not learn from") \
     X(PERSE_NOT_BETTER, "kept the old heads: the new ones gain neither accuracy nor time") \
     X(PERSE_UNLEARNABLE, "kept the old heads: the labels look random, nothing learnt from them holds on new images")
 #define PERSE_TEACHER(X) \
@@ -202,8 +201,7 @@ typedef enum { PERSE_TEACHER(PERSE_NAME) PERSE_TEACHER_COUNT } perse_teacher;
 const char *perse_verdict_text(perse_verdict verdict);
 const char *perse_teacher_text(perse_teacher teacher);
 
-/* Accuracy is agreement with the labels or, where there are none, with the teacher; then heads that cost more on the
- * held-out samples (by half a point or more) never go in use. */
+/* Accuracy is agreement with the labels or, where there are none, with the teacher. */
 typedef struct {
     double accuracy, cost; /* of the cascade; mean cost as a share of the full network's MACs */
 } perse_figures;
@@ -217,20 +215,21 @@ typedef struct {
     double first_loss, last_loss; /* mean over an epoch */
 } perse_exit_report;
 
-/* All figures are of the held-out slice, which neither trained nor calibrated anything; it chose, exit by exit,
- * between the old head and the new. `after` is the new pack, also when the verdict was to keep the old one. */
+/* All figures are of the samples that judge (those with labels, or all where there are none), each by heads that did not
+ * learn from it; they chose, exit by exit, between the old head and the new, and set temperatures and thresholds.
+ * `after` is the new pack, also when the verdict was to keep the old one. */
 typedef struct {
     perse_verdict verdict;
     perse_teacher teacher;
     bool labelled;
-    uint32_t train, calibrate, held_out;
+    uint32_t train, judged;
     perse_figures before, after;
     perse_exit_report *exits; /* in: [exits] of the caller */
     float *prior;             /* in: NULL or [classes] of the caller; how often the person meets each class */
 } perse_report;
 
 /* Trains every head on the samples, refits temperatures and thresholds, and puts the result in use only if it is
- * better on held-out samples. Writes no file: perse_save_pack does. On any status but PERSE_OK nothing changed. */
+ * surely better on samples it did not learn from. Writes no file: perse_save_pack does. On any status but PERSE_OK nothing changed. */
 size_t perse_fit_size(const perse *p, uint32_t count); /* SIZE_MAX when there is no such amount */
 perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
                        perse_report *report);

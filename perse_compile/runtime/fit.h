@@ -1,0 +1,52 @@
+/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, learn.c. */
+#ifndef PERSE_FIT_H
+#define PERSE_FIT_H
+#include "inside.h"
+
+typedef struct {
+    uint32_t stratum, sample;
+    uint64_t random;
+} fit_ticket;
+
+typedef struct {
+    perse *p;
+    const perse_samples *samples;
+    perse_fit_options o;
+    perse_report *report;
+    perse_lab lab;
+    perse_pack fresh;    /* being trained */
+    float *candidate;    /* [count][classes] logits of another teacher */
+    float *weight;       /* [count] trust in the teacher */
+    float *soft;         /* [classes] */
+    double *prior;       /* [3][classes]: the estimate, another, scratch */
+    double *mean;        /* [features of the widest exit] */
+    double *deviation;   /* likewise */
+    double *share;       /* [exits] */
+    int32_t *chosen;     /* [count] */
+    perse_answer *before, *after;         /* [exits][count] */
+    float *likely_before, *likely_after;  /* [exits][count] probability of what is right */
+    fit_ticket *tickets; /* [count] */
+    uint32_t *fold;      /* [count] of each sample */
+    uint32_t *index;     /* [count]: the samples that judge, then the others */
+    uint32_t *picked;    /* [2][count]: samples that train, samples that do not */
+    perse_slice judges, all;
+    void *training;      /* memory of one perse_training */
+    size_t training_size;
+    uint64_t random;
+} fit;
+
+uint64_t fit_random(uint64_t *state);
+uint32_t fit_argmax(const float *values, uint32_t count);
+perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t total);
+int32_t fit_label(const fit *f, uint32_t i);
+
+/* teacher.c */
+perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in lab.logits */
+perse_status fit_teach_without_labels(fit *f); /* p->spare is the factory's pack */
+void fit_weigh(fit *f);
+void fit_count_prior(fit *f);
+
+/* learn.c: trains the head on everything but a fold, fold by fold: lab.logits[i] is what a head says that did not
+ * learn from sample i. Then trains fresh.exit[e] on everything. */
+perse_status fit_learn(fit *f, uint32_t e, bool labels_only);
+#endif

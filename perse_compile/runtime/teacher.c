@@ -1,0 +1,153 @@
+/* teacher.c - whose answers the exits learn from, how far to trust them, and how often the person meets each class. */
+#include <math.h>
+#include <string.h>
+
+#include "fit.h"
+
+enum { PRIOR_ROUNDS = 200 };
+static const double PRIOR_TRUST = 0.5; /* share of the correction that is used: nearly all of the gain, half of the harm */
+
+static void scale_rows(float *logits, size_t count, double temperature) {
+    for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);
+}
+
+/* weight = the teacher's confidence * the share of exits that agree with it. */
+void fit_weigh(fit *f) {
+    uint32_t exits = f->p->plan->exits, classes = f->p->plan->classes, n = f->samples->count;
+    for (uint32_t i = 0; i < n; i++) {
+        const float *logits = f->lab.teacher + (size_t)i * classes;
+        int label = (int)fit_argmax(logits, classes);
+        uint32_t agree = 0;
+        for (uint32_t e = 0; e < exits; e++) agree += f->before[(size_t)e * n + i].label == label;
+        perse_probabilities(logits, classes, 1, f->soft);
+        f->weight[i] = f->soft[label] * (float)agree / (float)exits;
+    }
+}
+
+/* ---- with labels ---- */
+
+/* Candidate logits become the teacher if, with their own temperature, they fit the labels better. */
+static void consider(fit *f, perse_teacher name, double *best) {
+    double temperature = perse_lab_temperature(&f->lab, f->candidate, f->judges);
+    double loss = perse_lab_loss(&f->lab, f->candidate, f->judges, temperature);
+    if (!(loss < *best)) return;
+    float *teacher = f->candidate;
+    f->candidate = f->lab.teacher;
+    f->lab.teacher = teacher;
+    scale_rows(teacher, (size_t)f->samples->count * f->p->plan->classes, temperature);
+    *best = loss;
+    f->report->teacher = name;
+}
+
+/* candidate = log of the mean of all exits' probabilities. */
+static perse_status mean_of_exits(fit *f) {
+    uint32_t classes = f->p->plan->classes, n = f->samples->count, exits = f->p->plan->exits;
+    memset(f->candidate, 0, (size_t)n * classes * sizeof(float));
+    for (uint32_t e = 0; e < exits; e++) {
+        const perse_pack_entry *entry = &f->p->live.exit[e];
+        PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
+        for (uint32_t i = 0; i < n; i++) {
+            perse_probabilities(f->lab.logits + (size_t)i * classes, classes, entry->temperature, f->soft);
+            for (uint32_t k = 0; k < classes; k++) f->candidate[(size_t)i * classes + k] += f->soft[k] / (float)exits;
+        }
+    }
+    for (size_t i = 0; i < (size_t)n * classes; i++) f->candidate[i] = logf(f->candidate[i] + 1e-12f);
+    return PERSE_OK;
+}
+
+/* The best of the factory's final exit, the final exit trained on the labels (cross-fitted), and the mean of exits. */
+perse_status fit_teach_with_labels(fit *f) {
+    size_t table = (size_t)f->samples->count * f->p->plan->classes;
+    double temperature = perse_lab_temperature(&f->lab, f->lab.teacher, f->judges);
+    double best = perse_lab_loss(&f->lab, f->lab.teacher, f->judges, temperature);
+    scale_rows(f->lab.teacher, table, temperature);
+    f->report->teacher = PERSE_TEACHER_FINAL;
+    memcpy(f->candidate, f->lab.logits, table * sizeof(float));
+    consider(f, PERSE_TEACHER_PERSONAL, &best);
+    PERSE_TRY(mean_of_exits(f));
+    consider(f, PERSE_TEACHER_MEAN, &best);
+    return PERSE_OK;
+}
+
+void fit_count_prior(fit *f) {
+    uint32_t classes = f->p->plan->classes;
+    for (uint32_t k = 0; k < classes; k++) f->prior[k] = 0;
+    for (uint32_t j = 0; j < f->judges.count; j++) f->prior[f->lab.truth[f->judges.index[j]]] += 1.0 / f->judges.count;
+}
+
+/* ---- without labels ---- */
+
+/* Saerens, Latinne and Decaestecker 2002: the class frequencies under which the teacher's posteriors, corrected for
+ * them, average to them; of every `step`-th sample from `first`. Drawn towards uniform when samples are few. */
+static void estimate_prior(fit *f, uint32_t first, uint32_t step, double *prior) {
+    uint32_t classes = f->p->plan->classes, used = (f->all.count - first + step - 1) / step;
+    double uniform = 1.0 / classes, drawn = (double)classes / (classes + used);
+    for (uint32_t k = 0; k < classes; k++) prior[k] = uniform;
+    for (int round = 0; round < PRIOR_ROUNDS; round++) {
+        double *next = f->prior + 2 * (size_t)classes, moved = 0;
+        for (uint32_t k = 0; k < classes; k++) next[k] = 0;
+        for (uint32_t j = first; j < f->all.count; j += step) {
+            double sum = 0;
+            perse_probabilities(f->lab.teacher + (size_t)j * classes, classes, 1, f->soft);
+            for (uint32_t k = 0; k < classes; k++) sum += f->soft[k] * prior[k];
+            for (uint32_t k = 0; k < classes; k++) next[k] += f->soft[k] * prior[k] / sum / used;
+        }
+        for (uint32_t k = 0; k < classes; k++) {
+            double value = (1 - drawn) * next[k] + drawn * uniform;
+            moved += fabs(value - prior[k]);
+            prior[k] = value;
+        }
+        if (moved < 1e-6) break;
+    }
+}
+
+/* What the teacher says of a sample once it knows the prior; written into out [classes]. */
+static int32_t corrected(const fit *f, uint32_t i, double trust, float *out) {
+    uint32_t classes = f->p->plan->classes;
+    const float *z = f->lab.teacher + (size_t)i * classes;
+    for (uint32_t k = 0; k < classes; k++) out[k] = z[k] + (float)(trust * log(f->prior[k] * classes));
+    return (int32_t)fit_argmax(out, classes);
+}
+
+/* The estimate takes it that only class frequencies differ from the factory's. When the images look different too, it
+ * explains that away with frequencies: then two halves of the samples disagree, or many answers would change. */
+static bool prior_is_stable(fit *f) {
+    uint32_t classes = f->p->plan->classes, changed = 0;
+    double *half = f->prior + classes, apart = 0;
+    estimate_prior(f, 0, 2, f->prior);
+    estimate_prior(f, 1, 2, half);
+    for (uint32_t k = 0; k < classes; k++) apart += fabs(f->prior[k] - half[k]) / 2;
+    estimate_prior(f, 0, 1, f->prior);
+    for (uint32_t i = 0; i < f->all.count; i++) changed += corrected(f, i, 1, f->soft) != f->lab.truth[i];
+    return apart <= 0.2 && changed <= 0.1 * f->all.count;
+}
+
+/* The person's final head may have learnt from labels once: then it knows more than the factory's. A fit without labels
+ * changes its bias only. */
+static bool final_has_learnt(const fit *f) {
+    uint32_t final = f->p->plan->exits - 1;
+    size_t size = (size_t)f->p->plan->exit[final].features * f->p->plan->classes * sizeof(float);
+    return memcmp(f->p->live.exit[final].head.weight, f->p->spare.exit[final].head.weight, size) != 0;
+}
+
+/* The final exit (p->spare is the factory's), corrected for the person's class frequencies if they can be told; fresh's
+ * final exit says the same. */
+perse_status fit_teach_without_labels(fit *f) {
+    uint32_t classes = f->p->plan->classes, n = f->samples->count, final = f->p->plan->exits - 1;
+    bool learnt = final_has_learnt(f);
+    const perse_pack_entry *source = learnt ? &f->p->live.exit[final] : &f->p->spare.exit[final];
+    perse_pack_entry *fresh = &f->fresh.exit[final];
+    PERSE_TRY(perse_lab_logits(&f->lab, final, &source->head, f->all, f->lab.teacher));
+    scale_rows(f->lab.teacher, (size_t)n * classes, source->temperature);
+    for (uint32_t i = 0; i < n; i++) f->lab.truth[i] = (int32_t)fit_argmax(f->lab.teacher + (size_t)i * classes, classes);
+    bool stable = !learnt && prior_is_stable(f);
+    f->report->teacher = learnt ? PERSE_TEACHER_PERSONAL : stable ? PERSE_TEACHER_PRIOR : PERSE_TEACHER_FINAL;
+    perse_head_copy(&fresh->head, &source->head, f->p->plan->exit[final].features, classes);
+    fresh->temperature = source->temperature;
+    for (uint32_t k = 0; k < classes; k++) {
+        if (!stable) f->prior[k] = 1.0 / classes;
+        fresh->head.bias[k] += (float)(source->temperature * PRIOR_TRUST * log(f->prior[k] * classes));
+    }
+    for (uint32_t i = 0; stable && i < n; i++) f->lab.truth[i] = corrected(f, i, PRIOR_TRUST, f->lab.teacher + (size_t)i * classes);
+    return PERSE_OK;
+}
