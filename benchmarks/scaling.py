@@ -7,9 +7,9 @@ timed, against its multiply-accumulates. A family is networks whose time goes in
 time = a * MACs, with log a the median over the family's points: a ratio above 1 is slower than the family is for that
 much work. What works on one pixel (classifiers, squeeze-and-excite) uses every weight once and goes at the speed of
 memory, whatever the size: it is counted apart, by its weights' bytes and the rate at which this machine reads memory,
-measured first. The picture shows all. All networks of one size are built, then timed; every point is written to FILE (scaling.json) at once and
-not measured again: stop and go on as you like. A network that cannot be compiled for a size is left out, and the
-reason is printed. Exit status 1 when a ratio is above 1.5.
+measured first. The picture shows all. All networks of one size are built, then timed; every point is written to FILE
+(scaling.json) at once and not measured again: stop and go on as you like. A network that cannot be compiled for a size
+is left out, and the reason is printed. Exit status 1 when a ratio is above 1.5.
 """
 
 from __future__ import annotations
