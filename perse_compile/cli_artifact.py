@@ -170,6 +170,9 @@ def personalise(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the split and the order of images.")] = None,
     threads: Threads = None,
+    no_levels: Annotated[
+        bool, typer.Option("--no-levels", help="Leave brightness, contrast and colours of the camera as they are.")
+    ] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Back to the heads before the last change.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Back to the heads as built.")] = False,
     json: Json = False,
@@ -185,6 +188,8 @@ def personalise(
         raise DataError("nothing to learn from; give --data DIR, or --rollback, or --reset")
     options = {"epochs": epochs, "max-drop": max_drop, "seed": seed}
     given = {name: str(value) for name, value in options.items() if value is not None}
+    if no_levels:
+        given["no-levels"] = ""
     with progress() as tell:
         result = driver.personalise(
             artifact, data, device=device, threads=threads, options=given, progress=tell, notice=warn
@@ -275,7 +280,19 @@ def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
     say(f"teacher: {result['teacher']}")
     if not result["labelled"]:
         say("no labels: agreement is with the teacher, not with the truth")
+    say(camera_words(result["levels"]))
     colour = "green" if result["live"] else "yellow"
     say(f"[{colour}]{escape(result['verdict'])}[/]")
     if result["live"]:
         say(f"written: {escape(str(artifact))}/heads.pack; --rollback undoes it")
+
+
+def camera_words(levels: dict[str, Any]) -> str:
+    """What became of the camera's brightness, contrast and colours."""
+    if not levels["tried"]:
+        return f"camera not corrected: {levels['why']}"
+    before, after = levels["information_before"], levels["information_after"]
+    verdict = (
+        "corrected" if levels["live"] else "corrected for this training only" if levels["taken"] else "not corrected"
+    )
+    return f"camera {verdict}: an answer tells {before:.2f} nats as it is, {after:.2f} corrected"

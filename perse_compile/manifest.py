@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from perse_compile.errors import ArtifactError
 from perse_compile.program import Program
 
-VERSION = 1
+VERSION = 2
 PAGE = 4096
 CACHE_LINE = 64
 CHECKED_FROM = 16  # where the bytes that a file's checksum covers begin: after the checksum itself
 BACKBONE_HEADER = struct.Struct("<8sIIQQQQQII")
-PACK_HEADER = struct.Struct("<8sIIQIIII24x")
+PACK_HEADER = struct.Struct("<8sIIQIIIII20x")
 PACK_EXIT = struct.Struct("<IIff16x")
 BACKBONE, PACK, PREVIOUS, MANIFEST = "backbone.bin", "heads.pack", "heads.pack.previous", "manifest.json"
 assert BACKBONE_HEADER.size == PACK_HEADER.size == 64 and PACK_EXIT.size == 32
@@ -51,6 +51,7 @@ class Pack:
     exits: list[PackedExit]
     heads_id: int  # of the backbone these heads belong to
     generation: int
+    levels: Floats  # (C, 2) of the training images or, in a person's pack, of their camera; 0 = not known
 
 
 def checksum(file: bytes | bytearray) -> int:
@@ -70,17 +71,18 @@ def pack_of(program: Program, identity: int) -> Pack:
             for leaf in ("shift", "scale", "weight", "bias")
         ]
         exits.append(PackedExit(exit.enabled, exit.temperature, exit.threshold, *leaves))
-    return Pack(exits, identity, 0)
+    unknown = [[0.0, 0.0]] * program.input.channels
+    return Pack(exits, identity, 0, np.array(program.levels or unknown, np.float32))
 
 
 def encode_pack(pack: Pack) -> bytes:
     """As plan.h says."""
-    body = b""
+    body = pack.levels.astype("<f4").tobytes()
     for exit in pack.exits:
         body += PACK_EXIT.pack(len(exit.shift), int(exit.enabled), exit.temperature, exit.threshold)
         body += b"".join(leaf.astype("<f4").tobytes() for leaf in (exit.shift, exit.scale, exit.weight, exit.bias))
     length, classes = PACK_HEADER.size + len(body), len(pack.exits[0].bias)
-    fields = (length, len(pack.exits), classes, pack.heads_id, pack.generation)
+    fields = (length, len(pack.exits), classes, pack.heads_id, pack.generation, len(pack.levels))
     crc = checksum(PACK_HEADER.pack(b"PERSEPAK", VERSION, 0, *fields) + body)
     return PACK_HEADER.pack(b"PERSEPAK", VERSION, crc, *fields) + body
 
@@ -93,14 +95,17 @@ def read_pack(path: Path) -> Pack:
     )
     if len(data) < PACK_HEADER.size or data[:8] != b"PERSEPAK":
         raise damaged
-    _, version, crc, length, exits, classes, heads_id, generation = PACK_HEADER.unpack_from(data)
+    _, version, crc, length, exits, classes, heads_id, generation, channels = PACK_HEADER.unpack_from(data)
     if version != VERSION:
         raise ArtifactError(
             f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again"
         )
     if length != len(data) or crc != checksum(data):
         raise damaged
-    found, offset = [], PACK_HEADER.size
+    found, offset = [], PACK_HEADER.size + 8 * channels
+    if offset > len(data):
+        raise damaged
+    levels = np.frombuffer(data, "<f4", 2 * channels, PACK_HEADER.size).astype(np.float32).reshape(channels, 2)
     for _ in range(exits):
         if offset + PACK_EXIT.size > len(data):
             raise damaged
@@ -117,7 +122,7 @@ def read_pack(path: Path) -> Pack:
         found.append(
             PackedExit(bool(enabled), temperature, threshold, shift, scale, weight.reshape(features, classes), bias)
         )
-    return Pack(found, heads_id, generation)
+    return Pack(found, heads_id, generation, levels)
 
 
 # ---------------------------------------------------------------- backbone

@@ -81,6 +81,7 @@ class Program:
     exits: list[Exit] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     training: dict[str, fx.Graph] = field(default_factory=dict)  # exit name -> loss graph
+    levels: list[list[float]] | None = None  # [C][2] of the images that trained the exits, see personalise/levels.py
     provenance: dict[str, Any] = field(default_factory=dict)  # model, weights, versions, training
     passes: list[str] = field(default_factory=list)  # names of the passes applied, in order
 
@@ -122,6 +123,7 @@ class Program:
             "exits": [asdict(exit) for exit in self.exits],
             "stages": [asdict(stage) for stage in self.stages],
             "training": {name: graph_json.encode(graph) for name, graph in self.training.items()},
+            "levels": self.levels,
             "provenance": self.provenance,
             "passes": self.passes,
         }
@@ -143,6 +145,7 @@ class Program:
                 exits=[Exit(**exit) for exit in body["exits"]],
                 stages=[Stage(**stage) for stage in body["stages"]],
                 training={name: graph_json.decode(graph) for name, graph in body["training"].items()},
+                levels=body.get("levels"),  # programs of before there were levels
                 provenance=body["provenance"],
                 passes=body["passes"],
             )

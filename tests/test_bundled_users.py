@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,50 @@ def test_without_labels_a_mild_user_gets_better(artifact: Artifact, tmp_path: Pa
     result = driver.personalise(artifact.folder, tmp_path / "unlabelled.npz")
     assert not result["labelled"]
     assert accuracy(artifact.folder, "anna")["accuracy"] >= generic["accuracy"]
+
+
+def through(camera: Callable[[Any], Any], user: str, folder: Path) -> dict[str, Path]:
+    """A user's files, the images as that camera would have taken them, none of them to train on labelled."""
+    found = {}
+    for part in ("train", "test"):
+        with np.load(EXAMPLES / "users" / f"{user}-{part}.npz") as data:
+            pixels = np.clip(np.rint(camera(data["images"].astype(float))), 0, 255).astype(np.uint8)
+            known = {"labels": data["labels"], "class_names": data["class_names"]} if part == "test" else {}
+        found[part] = folder / f"{part}.npz"
+        np.savez(found[part], images=pixels, **known)
+    return found
+
+
+@pytest.mark.parametrize(
+    "contrast", [0.4, 0.2]
+)  # with 0.2 the network is surer of its wrong answers than of right ones
+def test_a_pale_camera_is_corrected_without_labels(artifact: Artifact, tmp_path: Path, contrast: float) -> None:
+    driver.restore_heads(artifact.folder, "reset")
+    own = accuracy(artifact.folder, "anna")["accuracy"]
+    mine = through(lambda x: (x - 127.5) * contrast + 127.5, "anna", tmp_path)
+    before = driver.evaluate(artifact.folder, mine["test"])["accuracy"]
+    result = driver.personalise(artifact.folder, mine["train"])
+    assert result["live"] and result["levels"]["live"]
+    after = driver.evaluate(artifact.folder, mine["test"])["accuracy"]
+    assert before < own - 0.5 and after > own - 0.05
+    driver.restore_heads(artifact.folder, "rollback")
+    assert driver.evaluate(artifact.folder, mine["test"])["accuracy"] == before
+
+
+def test_a_clipped_camera_is_not_corrected(artifact: Artifact, tmp_path: Path) -> None:
+    driver.restore_heads(artifact.folder, "reset")
+    result = driver.personalise(artifact.folder, through(lambda x: x + 120, "anna", tmp_path)["train"])
+    assert result["levels"]["why"] == "clipped images" and not result["levels"]["live"]
+
+
+def test_a_camera_as_in_training_is_left_alone(artifact: Artifact) -> None:
+    found = []
+    for options in ({}, {"no-levels": ""}):
+        driver.restore_heads(artifact.folder, "reset")
+        result = driver.personalise(artifact.folder, EXAMPLES / "users" / "dmitri-train.npz", options=options)
+        assert not result["levels"]["taken"]
+        found.append(checksums(artifact.folder)[manifest.PACK])
+    assert found[0] == found[1]
 
 
 def test_the_users_are_strangers_to_the_training_images() -> None:

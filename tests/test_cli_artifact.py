@@ -151,6 +151,9 @@ def test_personalise_without_labels(artifact: Path, tmp_path: Path, call: Any) -
     np.savez(tmp_path / "unlabelled.npz", images=through_another_camera(pictures(100, 33)[0]))
     out, _ = call("personalise", artifact, "--data", tmp_path / "unlabelled.npz")
     assert "agreement" in out and "teacher" in out
+    assert "an answer tells" in out and "nats as it is" in out
+    out, _ = call("personalise", artifact, "--data", tmp_path / "unlabelled.npz", "--no-levels")
+    assert "camera not corrected: not wanted" in out
 
 
 def test_evaluate(artifact: Path, mine: Path, call: Any) -> None:

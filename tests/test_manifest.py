@@ -31,7 +31,7 @@ def a_pack() -> Pack:
     exits = [
         PackedExit(on, 0.5 + f, f / 7, floats(f), floats(f), floats(f, 2), floats(2)) for on, f in sizes
     ]  # fmt: skip
-    return Pack(exits, 0xDEADBEEF, 3)
+    return Pack(exits, 0xDEADBEEF, 3, np.array([[0, 194.5], [12.25, 201], [7, 99]], np.float32))
 
 
 def same(left: Pack, right: Pack) -> bool:
@@ -61,6 +61,7 @@ def test_a_pack_round_trips(tmp_path: Path) -> None:
     assert same(found, pack) and (found.heads_id, found.generation) == (0xDEADBEEF, 3)
     assert [e.enabled for e in found.exits] == [False, True, True]
     np.testing.assert_array_equal(found.exits[1].weight, pack.exits[1].weight)
+    np.testing.assert_array_equal(found.levels, pack.levels)
     assert found.exits[2].temperature == 4.5 and found.exits[2].threshold == np.float32(4 / 7)
 
 
@@ -86,7 +87,7 @@ def test_another_kind_of_file_and_another_version(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="damaged"):
         manifest.read_pack(path)
     path.write_bytes(data[:8] + struct.pack("<I", 9) + data[12:])
-    with pytest.raises(ArtifactError, match="is of format 9, this perse-compile reads 1"):
+    with pytest.raises(ArtifactError, match="is of format 9, this perse-compile reads 2"):
         manifest.read_pack(path)
     with pytest.raises(ArtifactError, match=r"cannot read .*none: No such file"):
         manifest.read_pack(tmp_path / "none")
@@ -94,7 +95,7 @@ def test_another_kind_of_file_and_another_version(tmp_path: Path) -> None:
 
 def test_a_pack_that_lies_about_its_sizes(tmp_path: Path) -> None:
     path, data = tmp_path / "heads.pack", bytearray(manifest.encode_pack(a_pack()))
-    for at, value in ((64, 1 << 30), (24, 9)):  # features of the first exit; number of exits
+    for at, value in ((88, 1 << 30), (24, 9), (40, 1 << 29), (40, 4)):  # features of the first exit; exits; channels
         lying = bytearray(data)
         struct.pack_into("<I", lying, at, value)
         struct.pack_into("<I", lying, 12, zlib.crc32(lying[16:]))
@@ -110,7 +111,7 @@ def test_a_backbone(tmp_path: Path) -> None:
     probes = Probes(np.arange(2 * 5 * 5 * 3, dtype=np.uint8).reshape(2, 5, 5, 3), np.ones((2, 3, 4), np.float32))
     data = manifest.encode_backbone(b"w" * 5000, b"p" * 100, probes)
     fields = manifest.BACKBONE_HEADER.unpack_from(data)
-    assert fields[:2] == (b"PERSEBIN", 1) and fields[3:] == (len(data), 4096, 5000, 12288, 100, 4, 2)
+    assert fields[:2] == (b"PERSEBIN", 2) and fields[3:] == (len(data), 4096, 5000, 12288, 100, 4, 2)
     assert fields[2] == zlib.crc32(data[16:])
     assert data[4096:9096] == b"w" * 5000 and data[12288:12388] == b"p" * 100
     assert data[16384:16459] == probes.images[0].tobytes() and data[16512:16587] == probes.images[1].tobytes()
@@ -124,7 +125,7 @@ FIELDS = {"program": "x", "size": 3, "std": [0.25, 1e-3], "none": None, "names":
 
 def test_a_manifest_round_trips(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(manifest.encode_manifest(FIELDS))
-    assert manifest.read_manifest(tmp_path) == {**FIELDS, "format": 1}
+    assert manifest.read_manifest(tmp_path) == {**FIELDS, "format": 2}
 
 
 def test_the_order_of_the_fields_does_not_matter() -> None:
@@ -157,8 +158,8 @@ def test_a_manifest_of_another_version_or_nowhere(tmp_path: Path) -> None:
         manifest.read_manifest(tmp_path)
     with pytest.raises(ArtifactError, match=r"no artifact at .*none; `perse-compile build` makes one"):
         manifest.read_manifest(tmp_path / "none")
-    (tmp_path / "manifest.json").write_text(json.dumps({**FIELDS, "format": 2, "crc32": 0}))
-    with pytest.raises(ArtifactError, match="is of format 2, this perse-compile reads 1"):
+    (tmp_path / "manifest.json").write_text(json.dumps({**FIELDS, "format": 3, "crc32": 0}))
+    with pytest.raises(ArtifactError, match="is of format 3, this perse-compile reads 2"):
         manifest.read_manifest(tmp_path)
 
 
@@ -174,13 +175,17 @@ def test_c_reads_what_python_wrote(tiny: Program, artifact: Path) -> None:
     pack = manifest.pack_of(tiny, manifest.heads_id(tiny))
     first = replace(pack.exits[0], enabled=True, temperature=2.5, threshold=0.125)
     last = replace(pack.exits[-1], bias=np.array([0, 0, 0, 1e4, 0], np.float32))
-    written = Pack([first, *pack.exits[1:-1], last], pack.heads_id, 7)
+    camera = np.array([[60, 160], [50, 150], [40.5, 140.25]], np.float32)
+    written = Pack([first, *pack.exits[1:-1], last], pack.heads_id, 7, camera)
     (artifact / "heads.pack").write_bytes(manifest.encode_pack(written))
     _, info, _ = perse(artifact, "info")
     assert info["generation"] == 7 and info["class_names"] == tiny.classes
     assert [e["tap"] for e in info["exits"]] == [e.tap for e in tiny.exits]
     assert info["exits"][0]["enabled"] and info["exits"][0]["temperature"] == 2.5
     assert info["exits"][0]["threshold"] == 0.125
+    assert info["levels"]["camera"] == camera.tolist() and info["levels"]["corrected"]
+    assert tiny.levels is not None
+    np.testing.assert_array_equal(np.float32(info["levels"]["factory"]), np.float32(tiny.levels))
     np.save(artifact / "x.npy", np.zeros((SIZE, SIZE, 3), np.uint8))
     _, answer, _ = perse(artifact, "run", str(artifact / "x.npy"), "--exit", str(len(tiny.exits) - 1))
     assert (answer["label"], answer["name"], answer["stages"]) == (3, "stripes", len(tiny.exits))
@@ -192,6 +197,12 @@ def test_python_reads_what_c_wrote(artifact: Path) -> None:
     data = (artifact / "heads.pack").read_bytes()
     found = manifest.read_pack(artifact / "heads.pack")
     assert same(found, before) and manifest.encode_pack(found) == data
+
+
+def test_unknown_levels(tiny: Program) -> None:
+    untrained = replace(tiny, levels=None)
+    assert manifest.pack_of(untrained, 1).levels.tolist() == [[0, 0]] * 3
+    assert manifest.pack_of(tiny, 1).levels.tolist() == tiny.levels
 
 
 @pytest.mark.parametrize("name", ["heads.pack", "backbone.bin"])

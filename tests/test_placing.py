@@ -136,7 +136,7 @@ def make(folder: Path, generation: int, mark: float, **other: int) -> bytes:
     """Heads of that generation, unlike any others."""
     pack = manifest.read_pack(folder / "heads.pack")
     pack.exits[0].bias[0] = mark
-    made = manifest.Pack(pack.exits, other.get("heads_id", pack.heads_id), generation)
+    made = manifest.Pack(pack.exits, other.get("heads_id", pack.heads_id), generation, pack.levels)
     return manifest.encode_pack(made)
 
 

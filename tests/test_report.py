@@ -60,6 +60,9 @@ def test_what_is_on_the_page(built: Built) -> None:
     for known, checked in zip(built.artifact.manifest["exits"], built.selftest["exits"], strict=True):
         assert read.text.count(known["name"]) >= 2 and known["tap"] in read.text
         assert f"{checked['max_rel_diff']:.1e}" in read.text
+    assert "cameras corrected to" in read.text and "17 to 222, 17 to 222, 17 to 222 of 255" in read.text
+    unknown = Artifact(built.artifact.folder, {**built.artifact.manifest, "levels": None})
+    assert "cameras corrected to" not in artifact_page(unknown, None, None)
     assert "tiny for x86_64-linux" in read.text and "5 classes" in read.text and "32×32×3" in read.text
     assert "Verified against PyTorch on the machine that built it" in read.text
     for name in ("perse", "backbone.bin", "libperse.a"):

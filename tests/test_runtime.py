@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perse_compile.personalise.levels import measure_levels
+
 HERE = Path(__file__).parent / "runtime"
 RUNTIME = Path(__file__).parent.parent / "perse_compile" / "runtime"
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
@@ -171,6 +173,79 @@ def test_personalise_rollback_reset(artifact: Path) -> None:
     assert answer(artifact, "rollback") == {"generation": 1}
     assert answer(artifact, "calibrate", *data)["generation"] == 2
     assert answer(artifact, "reset") == {"generation": 0}
+
+
+def test_another_camera(artifact: Path) -> None:
+    data = artifact / "user_x.npy", "--labels", artifact / "user_y.npy"
+    before = answer(artifact, "evaluate", *data)["accuracy"]
+    assert "camera: as it is" in perse(artifact, "info").stdout
+    report = answer(artifact, "personalise", data[0])  # no labels
+    levels = report["levels"]
+    assert report["live"] and (levels["tried"], levels["taken"], levels["live"], levels["why"]) == (
+        True,
+        True,
+        True,
+        "",
+    )
+    assert levels["information_after"] > levels["information_before"] + 0.1
+    assert levels["confidence_after"] > levels["confidence_before"] + 0.03
+    for name, pixels in (("measured", np.load(data[0])), ("factory", None)):
+        ends = np.array(levels[name])
+        assert ends.shape == (3, 2) and (ends[:, 0] < ends[:, 1]).all()
+        if pixels is not None:
+            np.testing.assert_array_equal(ends.astype(np.float32), np.float32(measure_levels(pixels)))
+    info = answer(artifact, "info")["levels"]
+    assert info == {"corrected": True, "factory": levels["factory"], "camera": levels["measured"]}
+    assert "camera: corrected, levels 127 to 218 as 35 to 217" in perse(artifact, "info").stdout
+    assert answer(artifact, "evaluate", *data)["accuracy"] > before + 0.2
+    answer(artifact, "rollback")
+    assert not answer(artifact, "info")["levels"]["corrected"]
+    answer(artifact, "rollback")
+    again = answer(artifact, "personalise", data[0])["levels"]  # the same levels are in use already
+    assert (again["tried"], again["live"], again["why"]) == (False, False, "as in training")
+
+
+def test_a_camera_as_in_training(artifact: Path) -> None:
+    images = artifact / "generic_x.npy"
+    reports = [answer(artifact, "personalise", images), answer(artifact, "reset")]
+    reports.append(answer(artifact, "personalise", images, "--no-levels"))
+    levels = [reports[0]["levels"], reports[2]["levels"]]
+    assert levels[0]["tried"] and not levels[0]["taken"] and not levels[0]["live"]
+    assert levels[0]["information_after"] < levels[0]["information_before"] + 0.1
+    assert (levels[1]["tried"], levels[1]["why"], levels[1]["information_after"]) == (False, "not wanted", None)
+    for key in ("before", "after", "exits", "verdict", "generation"):
+        assert reports[0][key] == reports[2][key]
+
+
+def test_a_correction_alone(artifact: Path) -> None:
+    """Nothing learnt: the old heads stay, and so does the camera's correction, unless the heads are personal."""
+    images, heads = artifact / "user_x.npy", artifact / "heads.pack"
+    words = "personalise", images, "--epochs", 1, "--learning-rate", "1e-9", "--max-drop", 0
+    factory = heads.read_bytes()
+    report = answer(artifact, *words)
+    assert report["verdict"].startswith("kept the old heads") and report["live"] and report["generation"] == 1
+    assert report["levels"]["live"] and answer(artifact, "info")["levels"]["corrected"]
+    assert heads.read_bytes()[-2000:] == factory[-2000:]
+    answer(artifact, "reset")
+    assert "with the camera corrected" in perse(artifact, *words).stdout
+    answer(artifact, "reset")
+    generic = artifact / "generic_x.npy", "--labels", artifact / "generic_y.npy"
+    assert answer(artifact, "personalise", *generic)["live"]
+    personal = heads.read_bytes()
+    report = answer(artifact, *words)
+    assert not report["live"] and report["levels"]["taken"] and not report["levels"]["live"]
+    assert heads.read_bytes() == personal
+    assert "camera corrected for this training only" in perse(artifact, *words).stdout
+
+
+def test_a_clipped_camera(artifact: Path) -> None:
+    bright = np.clip(np.load(artifact / "generic_x.npy") + 110.0, 0, 255).astype(np.uint8)
+    np.save(artifact / "bright.npy", bright)
+    words = "personalise", artifact / "bright.npy", "--labels", artifact / "generic_y.npy"
+    levels = answer(artifact, *words)["levels"]
+    assert (levels["tried"], levels["live"], levels["why"]) == (False, False, "clipped images")
+    assert "camera not corrected: clipped images" in perse(artifact, *words).stdout
+    assert not answer(artifact, "info")["levels"]["corrected"]
 
 
 def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:

@@ -184,6 +184,7 @@ def _manifest(network: Network, identity: int, fresh: Path) -> dict[str, Any]:
         "live_bytes": network.live,
         "kernels": len(network.kernels),
         "heads_id": identity,
+        "levels": program.levels,
         "provenance": program.provenance,
         "files": files,
     }

@@ -4,7 +4,8 @@
 2. split: train, calibrate and held-out images, disjoint, the same share of every class in each
 3. heads: standardised, then learnt from the labels and from the final exit (soft targets, docs/method.md)
 4. calibrate: a temperature for every exit, thresholds for the stated drop of accuracy (calibrate.py)
-5. commit: the program changes only now, and only its heads; an interrupted training leaves it as it was
+5. commit: the program changes only now, and only its heads and what it knows of the images' levels (levels.py); an
+   interrupted training leaves it as it was
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from perse_compile import ops
 from perse_compile.errors import DataError, PassError
 from perse_compile.personalise.calibrate import Worth, fit_temperature, fit_thresholds, softmax
 from perse_compile.personalise.data import Images, require_two_classes, unnamed
+from perse_compile.personalise.levels import measure_levels
 from perse_compile.program import Exit, InputSpec, Program
 
 Labels = NDArray[np.int64]
@@ -141,7 +143,9 @@ def train_exits(
     temperatures, thresholds = _calibrate(program, after, labels, split.calibrate, max_drop)
     truth = labels if images.labels is not None else guesses
     report = _report(program, before, after, temperatures, thresholds, truth, images.labels is not None, split)
+    levels = measure_levels(images.pixels)
     _commit(program, trained, report)
+    program.levels = levels
     if unnamed(program.classes):
         program.classes = list(images.class_names)  # so that a person's folders are matched by name from now on
     program.provenance["train_exits"] = {

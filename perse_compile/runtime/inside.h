@@ -46,16 +46,19 @@ typedef struct {
 
 typedef struct {
     uint32_t generation;
+    float *levels;          /* [channels][2] */
     perse_pack_entry *exit; /* [exits] */
 } perse_pack;
 
 void perse_pack_carve(perse_carver *c, const perse_plan *plan, perse_pack *pack);
 void perse_head_carve(perse_carver *c, uint32_t features, uint32_t classes, perse_head *head);
 void perse_head_copy(const perse_head *to, const perse_head *from, uint32_t features, uint32_t classes);
+/* All but the levels: those belong to the camera, not to the heads. */
 void perse_pack_copy(const perse_plan *plan, perse_pack *to, const perse_pack *from);
 uint64_t perse_pack_bytes(const perse_plan *plan); /* length of a pack file */
 perse_status perse_pack_parse(const perse_plan *plan, const uint8_t *bytes, uint64_t size, const char *name, perse_pack *into);
 perse_status perse_pack_read(const perse_plan *plan, int folder, const char *name, perse_pack *into);
+void perse_pack_stored(perse *p); /* what is in use is what is on disk, or the factory's */
 
 /* ---- the library's state ---- */
 
@@ -70,18 +73,30 @@ struct perse {
     uint32_t features; /* of one image, over all exits */
     uint8_t *arena, *image;
     float *feature, *logits; /* of one exit */
+    double *share; /* [classes]: mean probabilities */
     perse_pack live, spare;
+    float *factory_levels; /* [channels][2] */
+    float *stored_levels;  /* [channels][2] of the pack as last read or written; */
+    uint32_t stored_generation; /* its generation */
+    uint8_t *table; /* [channels][256]: where a pixel goes, if */
+    bool corrects;
 };
 
 perse_status perse_factory(perse *p, perse_pack *into);
 uint32_t perse_feature_offset(const perse_plan *plan, uint32_t exit);
 uint64_t perse_full_macs(const perse_plan *plan);
 
-/* features -> logits with any head; enters the pool. */
+/* features -> logits with any head; enters the pool. logits: NULL leaves them in p->logits. */
 perse_status perse_apply_head(perse *p, uint32_t exit, const perse_head *head, const float *features, float *logits);
 
 /* Top-1 of softmax(logits / temperature). False when the logits are not finite. */
 bool perse_top(const float *logits, uint32_t classes, float temperature, int *label, float *confidence);
+
+/* ---- levels.c ---- */
+
+bool perse_levels_sound(const float *levels, uint32_t channels);
+void perse_levels_use(perse *p); /* after the live levels changed */
+void perse_levels_apply(const perse *p, const uint8_t *from, uint8_t *to, size_t count);
 
 /* ---- training.c ---- */
 

@@ -52,7 +52,7 @@ static double median(double *values, int count) {
 
 typedef struct {
     const char *command, *file, *artifact, *labels;
-    bool json, progress, help, quick;
+    bool json, progress, help, quick, no_levels;
     int threads, runs, exit, probes;
     perse_fit_options fit;
 } options;
@@ -78,6 +78,7 @@ static int take_option(options *o, char **argv) {
     if (strcmp(name, "--json") == 0) return o->json = true, 1;
     if (strcmp(name, "--quick") == 0) return o->quick = true, 1;
     if (strcmp(name, "--progress") == 0) return o->progress = true, 1;
+    if (strcmp(name, "--no-levels") == 0) return o->no_levels = true, 1;
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return o->help = true, 1;
     if (strcmp(name, "--artifact") == 0 || strcmp(name, "--labels") == 0) {
         if (value == NULL) usage_error("option needs a value", name);
@@ -154,6 +155,16 @@ static void json_number(const char *key, double value) {
     json_key(key);
     if (isfinite(value)) printf("%.9g", value);
     else fputs("null", stdout);
+}
+
+/* [[low, high], ...] */
+static void json_levels(const char *key, const float *levels, uint32_t channels) {
+    json_open(key, '[');
+    for (uint32_t c = 0; c < channels; c++) {
+        json_open(NULL, '[');
+        json_number(NULL, (double)levels[2 * c]), json_number(NULL, (double)levels[2 * c + 1]), json_close(']');
+    }
+    json_close(']');
 }
 
 static void say(const options *o, const char *format, ...) {
@@ -296,6 +307,69 @@ static float *extract_features(const options *o, perse *p, const images *all) {
     return features;
 }
 
+/* ---- the camera ---- */
+
+static const double TELLS_MORE = 0.1; /* nats that a correction must add to what an answer tells */
+
+typedef struct {
+    float *factory, *before, *measured; /* levels */
+    bool tried, taken;
+    char why[100]; /* it was not tried */
+    perse_final plain, corrected;
+} camera;
+
+static void undo_camera(perse *p, const camera *c) {
+    if (perse_set_levels(p, c->before) != PERSE_OK) check(perse_set_levels(p, NULL));
+}
+
+/* Whether the camera's levels can be in use from here on. */
+static bool try_camera(const options *o, perse *p, const images *all, camera *c) {
+    size_t size = 2 * perse_get_info(p).channels * sizeof(float);
+    bool corrected, corrects;
+    *c = (camera){.factory = take_memory(size), .before = take_memory(size), .measured = take_memory(size)};
+    check(perse_get_levels(p, c->factory, c->before, &corrected));
+    check(perse_measure_levels(p, all->file.data, all->count, c->measured));
+    snprintf(c->why, sizeof c->why, "%s", o->no_levels ? "not wanted" : "as in training");
+    if (o->no_levels) return false;
+    perse_status status = perse_set_levels(p, c->measured);
+    if (status == PERSE_BAD_LEVELS) snprintf(c->why, sizeof c->why, "%s", perse_detail());
+    if (status == PERSE_BAD_LEVELS) return false;
+    check(status);
+    check(perse_get_levels(p, NULL, NULL, &corrects));
+    c->tried = (corrected || corrects) && memcmp(c->before, c->measured, size) != 0;
+    if (!c->tried) undo_camera(p, c);
+    return c->tried;
+}
+
+/* Features as the images are, or with the camera's levels if answers then tell more and, where there are labels, are not
+ * more often wrong. */
+static float *choose_features(const options *o, perse *p, const images *all, camera *c) {
+    float *features = extract_features(o, p, all);
+    if (!try_camera(o, p, all, c)) return features;
+    float *corrected = extract_features(o, p, all);
+    check(perse_measure_final(p, &(perse_samples){all->count, features, all->labels}, &c->plain));
+    check(perse_measure_final(p, &(perse_samples){all->count, corrected, all->labels}, &c->corrected));
+    c->taken = c->corrected.information >= c->plain.information + TELLS_MORE && c->corrected.right >= c->plain.right;
+    if (!c->taken) undo_camera(p, c);
+    free(c->taken ? features : corrected);
+    return c->taken ? corrected : features;
+}
+
+static void print_camera(const options *o, const perse *p, const camera *c, bool live) {
+    uint32_t channels = perse_get_info(p).channels;
+    const char *verdict = !c->taken ? "not corrected" : live ? "corrected" : "corrected for this training only";
+    if (c->tried) say(o, "camera %s: an answer tells %.2f nats as it is, %.2f corrected\n", verdict, c->plain.information, c->corrected.information);
+    else say(o, "camera not corrected: %s\n", c->why);
+    if (!o->json) return;
+    json_open("levels", '{');
+    json_bool("tried", c->tried), json_bool("taken", c->taken), json_bool("live", live), json_string("why", c->tried ? "" : c->why);
+    json_levels("measured", c->measured, channels), json_levels("factory", c->factory, channels);
+    json_number("confidence_before", c->tried ? c->plain.confidence : NAN);
+    json_number("confidence_after", c->tried ? c->corrected.confidence : NAN);
+    json_number("information_before", c->tried ? c->plain.information : NAN);
+    json_number("information_after", c->tried ? c->corrected.information : NAN), json_close('}');
+}
+
 /* ---- commands ---- */
 
 static int info(const options *o) {
@@ -305,7 +379,14 @@ static int info(const options *o) {
     say(o, "input %u x %u x %u, %u classes, %.1f million MACs\n", i.height, i.width, i.channels, i.classes, (double)i.macs * 1e-6);
     say(o, "backbone %.1f MB, memory %.1f MB, heads: %s\n", (double)i.backbone_size * 1e-6, (double)perse_memory_size(o->threads) * 1e-6,
         i.generation == 0 ? "factory" : "personalised");
-    say(o, "\n%-8s %-24s %8s %10s %8s %9s %11s\n", "exit", "tap", "features", "MACs", "enabled", "threshold", "temperature");
+    float *levels = take_memory(4 * i.channels * sizeof *levels), *camera = levels + 2 * i.channels; /* the factory's, the camera's */
+    bool corrects;
+    check(perse_get_levels(p, levels, camera, &corrects));
+    say(o, "camera: %s", corrects ? "corrected, levels" : "as it is");
+    for (uint32_t c = 0; corrects && c < i.channels; c++)
+        say(o, "%s %.0f to %.0f as %.0f to %.0f", c > 0 ? "," : "", (double)camera[2 * c], (double)camera[2 * c + 1], (double)levels[2 * c],
+            (double)levels[2 * c + 1]);
+    say(o, "\n\n%-8s %-24s %8s %10s %8s %9s %11s\n", "exit", "tap", "features", "MACs", "enabled", "threshold", "temperature");
     if (o->json) {
         json_open(NULL, '{');
         json_string("name", i.name), json_string("target", i.target), json_string("version", i.version);
@@ -315,7 +396,8 @@ static int info(const options *o) {
         json_whole("backbone_bytes", i.backbone_size), json_whole("memory_bytes", perse_memory_size(o->threads));
         json_open("class_names", '[');
         for (uint32_t k = 0; k < i.classes; k++) json_string(NULL, i.class_names[k]);
-        json_close(']');
+        json_close(']'), json_open("levels", '{'), json_bool("corrected", corrects);
+        json_levels("factory", levels, i.channels), json_levels("camera", camera, i.channels), json_close('}');
         json_open("exits", '[');
     }
     for (uint32_t e = 0; e < i.exits; e++) {
@@ -514,22 +596,27 @@ static int personalise(const options *o) {
     perse_info i = perse_get_info(p);
     double start = now();
     images all = open_images(o, p);
-    float *features = extract_features(o, p, &all);
+    camera c;
+    float *features = choose_features(o, p, &all, &c);
     perse_samples samples = samples_of(&all, features);
     perse_report r = {.exits = take_memory(i.exits * sizeof *r.exits), .prior = take_memory(i.classes * sizeof *r.prior)};
     size_t size = perse_fit_size(p, all.count);
     void *memory = take_memory(size);
     check(perse_fit(p, &samples, &o->fit, memory, size, &r));
-    if (r.verdict == PERSE_BETTER) check(perse_save_pack(p));
+    bool alone = c.taken && r.verdict != PERSE_BETTER && i.generation == 0, live = r.verdict == PERSE_BETTER || alone;
+    if (c.taken && !live) undo_camera(p, &c); /* heads that learnt from other pixels */
+    if (live) check(perse_save_pack(p));
     end_progress(o);
     double cache = (double)all.count * i.features * sizeof(float), seconds = (now() - start) * 1e-3;
     if (o->json) json_open(NULL, '{');
+    print_camera(o, p, &c, c.taken && live);
     print_report(o, p, &r);
     say(o, "%s on %u samples, each judged by heads that did not learn from it; %u trained; teacher: %s\n",
         r.labelled ? "accuracy" : "agreement with the teacher", r.judged, r.train, perse_teacher_text(r.teacher));
-    say(o, "%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r.verdict), seconds, cache * 1e-6);
+    say(o, "%s%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r.verdict), alone ? ", with the camera corrected" : "", seconds,
+        cache * 1e-6);
     if (o->json) {
-        json_bool("live", r.verdict == PERSE_BETTER), json_string("verdict", perse_verdict_text(r.verdict));
+        json_bool("live", live), json_string("verdict", perse_verdict_text(r.verdict));
         json_string("teacher", perse_teacher_text(r.teacher)), json_bool("labelled", r.labelled);
         json_whole("generation", perse_get_info(p).generation), json_open("samples", '{');
         json_whole("train", r.train), json_whole("judged", r.judged), json_close('}');
@@ -669,7 +756,8 @@ static const command commands[] = {
      "  --decay X           towards the old head (0.001)\n"
      "  --temperature T     of the teacher (2)    --label-weight A share of the label in the loss (0.7)\n"
      "  --max-drop X        accuracy that early answers may lose (0.01)\n"
-     "  --seed N            (1)\n", personalise},
+     "  --seed N            (1)\n"
+     "  --no-levels         leave brightness, contrast and colours of the camera as they are\n", personalise},
     {"calibrate", "IMAGES.npy [--labels LABELS.npy]", "refit temperatures and thresholds only",
      "  --max-drop X   accuracy that early answers may lose against the final exit (0.01)\n", calibrate},
     {"bench", "[--runs N]", "time every stage, head and exit", "Medians over N runs (30) on the artifact's own probe image.\n", bench},

@@ -24,6 +24,7 @@ void perse_head_carve(perse_carver *c, uint32_t features, uint32_t classes, pers
 
 void perse_pack_carve(perse_carver *c, const perse_plan *plan, perse_pack *pack) {
     perse_head unused;
+    pack->levels = perse_carve(c, (uint64_t)2 * plan->channels, sizeof(float));
     pack->exit = perse_carve(c, plan->exits, sizeof *pack->exit);
     for (uint32_t e = 0; e < plan->exits; e++)
         perse_head_carve(c, plan->exit[e].features, plan->classes, pack->exit ? &pack->exit[e].head : &unused);
@@ -47,7 +48,7 @@ void perse_pack_copy(const perse_plan *plan, perse_pack *to, const perse_pack *f
 }
 
 uint64_t perse_pack_bytes(const perse_plan *plan) {
-    uint64_t bytes = sizeof(perse_pack_header);
+    uint64_t bytes = sizeof(perse_pack_header) + sizeof(float) * 2 * (uint64_t)plan->channels;
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint64_t f = plan->exit[e].features, k = plan->classes;
         bytes += sizeof(perse_pack_exit) + sizeof(float) * (2 * f + f * k + k);
@@ -101,15 +102,17 @@ static perse_status take_header(source *s, const perse_plan *plan, perse_pack_he
     if (h->length != s->size) return perse_fail(PERSE_TRUNCATED, s->name);
     if (h->exits != plan->exits || h->classes != plan->classes || h->heads_id != plan->heads_id)
         return perse_fail(PERSE_WRONG_PACK, s->name);
-    if (h->length != perse_pack_bytes(plan) || !all_zero(h->reserved, sizeof h->reserved)) return perse_fail(PERSE_BAD_LAYOUT, s->name);
+    if (h->channels != plan->channels || h->length != perse_pack_bytes(plan) || !all_zero(h->reserved, sizeof h->reserved))
+        return perse_fail(PERSE_BAD_LAYOUT, s->name);
     return PERSE_OK;
 }
 
 static perse_status take_pack(source *s, const perse_plan *plan, perse_pack *into) {
     perse_pack_header h;
     PERSE_TRY(take_header(s, plan, &h));
-    bool sound = true;
     s->crc = checksum_of_header(&h);
+    PERSE_TRY(take(s, into->levels, 2 * plan->channels * sizeof(float)));
+    bool sound = perse_levels_sound(into->levels, plan->channels);
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint32_t f = plan->exit[e].features, k = plan->classes;
         perse_pack_exit x;
@@ -170,7 +173,8 @@ static perse_status put(sink *s, const void *from, size_t size) {
     return PERSE_OK;
 }
 
-static perse_status put_exits(sink *s, const perse_plan *plan, const perse_pack *pack) {
+static perse_status put_body(sink *s, const perse_plan *plan, const perse_pack *pack) {
+    PERSE_TRY(put(s, pack->levels, 2 * plan->channels * sizeof(float)));
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint32_t f = plan->exit[e].features, k = plan->classes;
         const perse_pack_entry *entry = &pack->exit[e];
@@ -186,13 +190,13 @@ static perse_status put_exits(sink *s, const perse_plan *plan, const perse_pack 
 
 static perse_status put_pack(sink *s, const perse_plan *plan, const perse_pack *pack) {
     perse_pack_header h = {"", PERSE_FORMAT_VERSION, 0, perse_pack_bytes(plan), plan->exits, plan->classes,
-                           plan->heads_id, pack->generation, {0}};
+                           plan->heads_id, pack->generation, plan->channels, {0}};
     sink body = {-1, checksum_of_header(&h), s->name};
-    PERSE_TRY(put_exits(&body, plan, pack));
+    PERSE_TRY(put_body(&body, plan, pack));
     memcpy(h.magic, "PERSEPAK", 8);
     h.crc32 = body.crc;
     PERSE_TRY(put(s, &h, sizeof h));
-    return put_exits(s, plan, pack);
+    return put_body(s, plan, pack);
 }
 
 static perse_status put_file(sink *s, int folder, const char *name) {
@@ -256,11 +260,27 @@ static perse_status replace(perse *p, contents with) {
     return status;
 }
 
-static void use_spare(perse *p) { perse_pack_copy(p->plan, &p->live, &p->spare); }
+void perse_pack_stored(perse *p) {
+    memcpy(p->stored_levels, p->live.levels, 2 * p->plan->channels * sizeof(float));
+    p->stored_generation = p->live.generation;
+}
+
+static void use_spare(perse *p) {
+    perse_pack_copy(p->plan, &p->live, &p->spare);
+    memcpy(p->live.levels, p->spare.levels, 2 * p->plan->channels * sizeof(float));
+    perse_levels_use(p);
+    perse_pack_stored(p);
+}
 
 perse_status perse_save_pack(perse *p) {
     if (p == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
-    return replace(p, (contents){&p->live, NULL});
+    uint32_t generation = p->live.generation;
+    bool other_levels = memcmp(p->live.levels, p->stored_levels, 2 * p->plan->channels * sizeof(float)) != 0;
+    if (other_levels && generation == p->stored_generation) p->live.generation++;
+    perse_status status = replace(p, (contents){&p->live, NULL});
+    if (status == PERSE_OK) perse_pack_stored(p);
+    else p->live.generation = generation;
+    return status;
 }
 
 perse_status perse_load_pack(perse *p) {

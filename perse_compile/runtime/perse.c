@@ -40,8 +40,12 @@ static perse *carve_all(perse_carver *c, const perse_plan *plan, int threads) {
     all.image = perse_carve(c, pixels(plan), sizeof(float));
     all.feature = perse_carve(c, widest, sizeof(float));
     all.logits = perse_carve(c, plan->classes, sizeof(float));
+    all.share = perse_carve(c, plan->classes, sizeof *all.share);
     perse_pack_carve(c, plan, &all.live);
     perse_pack_carve(c, plan, &all.spare);
+    all.factory_levels = perse_carve(c, (uint64_t)2 * plan->channels, sizeof(float));
+    all.stored_levels = perse_carve(c, (uint64_t)2 * plan->channels, sizeof(float));
+    all.table = perse_carve(c, plan->channels, 256);
     if (c->base != NULL && c->used != SIZE_MAX) *p = all;
     return p;
 }
@@ -98,8 +102,14 @@ static perse_status open_files(perse *p, const char *folder, bool factory) {
     p->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (p->folder < 0) return perse_fail_errno(errno, folder);
     PERSE_TRY(map_backbone(p));
+    PERSE_TRY(perse_factory(p, &p->live));
+    memcpy(p->factory_levels, p->live.levels, 2 * p->plan->channels * sizeof(float));
     perse_status status = factory ? PERSE_NO_FILE : perse_pack_read(p->plan, p->folder, "heads.pack", &p->live);
-    return status == PERSE_NO_FILE ? perse_factory(p, &p->live) : status;
+    if (status == PERSE_NO_FILE) status = PERSE_OK;
+    PERSE_TRY(status);
+    perse_levels_use(p);
+    perse_pack_stored(p);
+    return PERSE_OK;
 }
 
 static void close_files(perse *p) {
@@ -255,7 +265,7 @@ static perse_status walk_image(perse *p, const uint8_t *u8, const float *f32, co
     for (size_t i = 0; f32 != NULL && i < count; i++)
         if (!isfinite(f32[i])) return perse_fail(PERSE_NAN_INPUT, "");
     double start = now();
-    if (u8 != NULL) memcpy(p->image, u8, count);
+    if (u8 != NULL) perse_levels_apply(p, u8, p->image, count);
     else memcpy(p->image, f32, count * sizeof(float));
     perse_pool_enter(p->pool);
     int code = u8 != NULL ? p->plan->input_u8(p->arena, p->weights, p->image)
@@ -308,7 +318,7 @@ perse_status perse_apply_head(perse *p, uint32_t exit, const perse_head *head, c
     perse_status status = kernel(p->plan->exit[exit].head(p->arena, p->feature, head, p->logits));
     perse_pool_leave();
     PERSE_TRY(status);
-    memcpy(logits, p->logits, p->plan->classes * sizeof(float));
+    if (logits != NULL) memcpy(logits, p->logits, p->plan->classes * sizeof(float));
     return PERSE_OK;
 }
 

@@ -52,6 +52,7 @@ extern "C" {
     X(PERSE_BAD_LABEL, "label out of range", "labels are class numbers from 0, or -1 for unknown") \
     X(PERSE_TOO_FEW_SAMPLES, "too few samples", "give at least 20, a few of each class") \
     X(PERSE_ONE_CLASS, "all samples are of one class", "add images of other classes; from one class nothing can be told apart") \
+    X(PERSE_BAD_LEVELS, "a camera that cannot be corrected", "use the images as they are") \
     X(PERSE_DIVERGED, "training diverged", "use a smaller learning rate") \
     X(PERSE_ABORTED, "stopped by the caller", "the heads in use are as they were")
 
@@ -143,6 +144,26 @@ perse_status perse_head_logits(perse *p, int exit, const float *features, float 
 /* Milliseconds of one walk through everything. stage, head: [exits]; head includes pooling. */
 perse_status perse_profile_u8(perse *p, const uint8_t *image, double *input, double *stage, double *head);
 
+/* ---- the camera: brightness, contrast, colour cast ----
+ *
+ * Levels are [channels][2] floats, a low and a high end: the mean over images of the least pixel value that at least
+ * 1/20, and 19/20, of that image's pixels do not exceed. When those of the person's camera are known and differ from
+ * those of the images that the network was trained on, the _u8 functions above first replace each pixel v by
+ *     round((v - low) * (factory_high - factory_low) / (high - low) + factory_low), within 0 .. 255.
+ * Normalised images (_f32) are never corrected: whoever normalises them may. Features that were cached under other
+ * levels are of no use any more. */
+
+/* images: [count][height][width][channels], one after the other, as they come from the camera. */
+perse_status perse_measure_levels(const perse *p, const uint8_t *images, uint32_t count, float *levels);
+
+/* Each may be NULL. corrects: whether pixels are changed now. Levels of 0 are not known. */
+perse_status perse_get_levels(const perse *p, float *factory, float *live, bool *corrects);
+
+/* Of the camera, from now on: until close, or for good with perse_save_pack. NULL: no correction. PERSE_BAD_LEVELS, and
+ * nothing changes, where the artifact does not know its own, where low and high are nearer than 8, or where they lie at an
+ * end of the range and the factory's do not: what is clipped is lost. */
+perse_status perse_set_levels(perse *p, const float *levels);
+
 /* ---- one training step ---- */
 
 typedef struct perse_training perse_training; /* one exit's velocity, and the weights that decay pulls towards */
@@ -227,6 +248,17 @@ typedef struct {
     perse_exit_report *exits; /* in: [exits] of the caller */
     float *prior;             /* in: NULL or [classes] of the caller; how often the person meets each class */
 } perse_report;
+
+/* What tells without labels whether levels help, from the probabilities that the factory's final exit gives the samples:
+ * the mean of the greatest, and the information, in nats, that an answer carries: the entropy of their mean less the mean
+ * of their entropies. A network that no longer understands its images can be as sure as ever that all are one thing; then
+ * the information is small. With labels also how often the final exit in use is right. */
+typedef struct {
+    double confidence, information;
+    uint32_t labelled, right; /* samples with a label; of those */
+} perse_final;
+
+perse_status perse_measure_final(perse *p, const perse_samples *samples, perse_final *out);
 
 /* Trains every head on the samples, refits temperatures and thresholds, and puts the result in use only if it is
  * surely better on samples it did not learn from. Writes no file: perse_save_pack does. On any status but PERSE_OK nothing changed. */

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PERSE_FORMAT_VERSION 1u
+#define PERSE_FORMAT_VERSION 2u
 
 /* Parameters of one head, pointers into the live pack. F = features, K = classes. */
 typedef struct {
@@ -81,7 +81,9 @@ typedef struct {
     uint32_t probes;
 } perse_backbone_header;
 
-/* heads.pack: this header, then per exit a perse_pack_exit followed by shift, scale, weight, bias as floats. */
+/* heads.pack: this header, then levels as floats [channels][2], then per exit a perse_pack_exit followed by shift,
+ * scale, weight, bias as floats. Levels are the mean low and high end of the images' pixels (perse_measure_levels): in
+ * the factory pack those of the training images, in a person's pack those of their camera. 0 = not known: no correction. */
 typedef struct {
     char magic[8]; /* "PERSEPAK" */
     uint32_t version;
@@ -89,8 +91,9 @@ typedef struct {
     uint64_t length; /* of the file */
     uint32_t exits, classes;
     uint32_t heads_id;       /* perse_plan.heads_id of the artifact these heads belong to */
-    uint32_t generation;     /* 0 = factory; +1 whenever new heads, temperatures or thresholds went live */
-    uint8_t reserved[24];    /* 0 */
+    uint32_t generation;     /* 0 = factory; +1 whenever new heads, temperatures, thresholds or levels went live */
+    uint32_t channels;
+    uint8_t reserved[20];    /* 0 */
 } perse_pack_header;
 
 typedef struct {

@@ -41,27 +41,31 @@ def fit_head(features: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"shift": shift, "scale": scale, "weight": weight, "bias": target.mean(0)}
 
 
-def pack(heads: list[dict[str, np.ndarray]], generation: int = 0) -> bytes:
-    body = b""
+def levels(images: np.ndarray) -> np.ndarray:
+    """[C,2], by sorting: what perse_measure_levels says of them."""
+    ordered = np.sort(images.reshape(len(images), -1, images.shape[-1]), 1)
+    pixels = ordered.shape[1]
+    return np.stack([ordered[:, -(-pixels * share // 20) - 1].mean(0) for share in (1, 19)], 1)
+
+
+def pack(heads: list[dict[str, np.ndarray]], ends: np.ndarray, generation: int = 0) -> bytes:
+    body = ends.astype("<f4").tobytes()
     for i, head in enumerate(heads):
         body += struct.pack("<IIff16x", len(head["shift"]), 1, 1.0, 0.9 if i < len(heads) - 1 else 1.0)
         body += b"".join(head[name].astype("<f4").tobytes() for name in ("shift", "scale", "weight", "bias"))
-    checked = struct.pack("<QIIII24x", 64 + len(body), len(heads), CLASSES, HEADS_ID, generation) + body
-    return struct.pack("<8sII", b"PERSEPAK", 1, zlib.crc32(checked)) + checked
+    checked = struct.pack("<QIIIII20x", 64 + len(body), len(heads), CLASSES, HEADS_ID, generation, len(ends)) + body
+    return struct.pack("<8sII", b"PERSEPAK", 2, zlib.crc32(checked)) + checked
 
 
-def backbone(
-    weights: list[np.ndarray], heads: list[dict[str, np.ndarray]], probes: np.ndarray, logits: np.ndarray
-) -> bytes:
+def backbone(weights: list[np.ndarray], factory: bytes, probes: np.ndarray, logits: np.ndarray) -> bytes:
     weight_bytes = b"".join(w.astype("<f4").tobytes() for w in weights)
-    factory = pack(heads)
     probe_bytes = b"".join(p.tobytes() + bytes(-p.size % 64) for p in probes) + logits.astype("<f4").tobytes()
     pack_offset = 4096 + len(pages(weight_bytes))
     probe_offset = pack_offset + len(pages(factory))
     body = bytes(4096 - 64) + pages(weight_bytes) + pages(factory) + probe_bytes
     sections = (4096, len(weight_bytes), pack_offset, len(factory), probe_offset // 4096, len(probes))
     checked = struct.pack("<QQQQQII", 64 + len(body), *sections) + body
-    return struct.pack("<8sII", b"PERSEBIN", 1, zlib.crc32(checked)) + checked
+    return struct.pack("<8sII", b"PERSEBIN", 2, zlib.crc32(checked)) + checked
 
 
 def make(folder: Path) -> None:
@@ -81,9 +85,10 @@ def make(folder: Path) -> None:
     probes, _ = images(PROBES, list(range(CLASSES)), shift=False)
     pairs = zip(taps(probes, weights), heads, strict=True)
     logits = np.stack([(t - h["shift"]) * h["scale"] @ h["weight"] + h["bias"] for t, h in pairs], 1)
-    file = backbone(weights, heads, probes, logits)
+    factory = pack(heads, levels(train_x))
+    file = backbone(weights, factory, probes, logits)
     (folder / "backbone.bin").write_bytes(file)
-    (folder / "heads.pack").write_bytes(pack(heads))
+    (folder / "heads.pack").write_bytes(factory)
     values = {"MOCK_CRC32": zlib.crc32(file[16:]), "MOCK_SIZE": len(file), "MOCK_ID": HEADS_ID}
     (folder / "mock_values.h").write_text("".join(f"#define {k} {v}u\n" for k, v in values.items()))
     for name, shift in (("user", True), ("generic", False)):

@@ -208,12 +208,12 @@ static void patch(const char *name, size_t at, const void *bytes, size_t size, b
 
 static void test_damage(void) {
     static const char *const names[] = {"backbone.bin", "heads.pack"};
-    uint32_t two = 2;
+    uint32_t other = 77;
     for (int n = 0; n < 2; n++) {
         patch(names[n], 0, "X", 1, false);
         EXPECT(PERSE_BAD_MAGIC, try_open());
         CHECK(strcmp(perse_detail(), names[n]) == 0);
-        patch(names[n], 8, &two, 4, false);
+        patch(names[n], 8, &other, 4, false);
         EXPECT(PERSE_BAD_VERSION, try_open());
         copy_in(names[n]);
         size_t size;
@@ -242,15 +242,22 @@ static void test_damage(void) {
     patch("backbone.bin", 4096, "another network", 15, true);
     EXPECT(PERSE_WRONG_BACKBONE, try_open());
     copy_in("backbone.bin");
-    uint32_t values[] = {0, 7}; /* heads_id; enabled; temperature */
+    uint32_t values[] = {0, 7}; /* heads_id; enabled; temperature; reserved; */
     patch("heads.pack", 32, &values[0], 4, true);
     EXPECT(PERSE_WRONG_PACK, try_open());
-    patch("heads.pack", 68, &values[1], 4, true);
+    patch("heads.pack", 92, &values[1], 4, true);
     EXPECT(PERSE_BAD_LAYOUT, try_open());
-    patch("heads.pack", 72, &values[0], 4, true);
+    patch("heads.pack", 96, &values[0], 4, true);
     EXPECT(PERSE_BAD_LAYOUT, try_open());
     patch("heads.pack", 60, &values[1], 4, true);
     EXPECT(PERSE_BAD_LAYOUT, try_open());
+    patch("heads.pack", 40, &values[1], 4, true); /* channels */
+    EXPECT(PERSE_BAD_LAYOUT, try_open());
+    const float levels[][2] = {{-1, 9}, {9, 8}, {0, 256}, {NAN, 9}, {0, INFINITY}};
+    for (int i = 0; i < 5; i++) {
+        patch("heads.pack", 80, levels[i], 8, true);
+        EXPECT(PERSE_BAD_LAYOUT, try_open());
+    }
     perse *p;
     EXPECT(PERSE_OK, perse_open_factory(&p, scratch, 1, memory, memory_size));
     perse_close(p);
@@ -334,6 +341,29 @@ static void test_arguments(void) {
     EXPECT(PERSE_BAD_ARGUMENT, perse_train_begin(p, EXITS, values, 4, &t));
     EXPECT(PERSE_OUT_OF_MEMORY, perse_train_begin(p, 0, values, sizeof values, &t));
     EXPECT(PERSE_BAD_ARGUMENT, perse_train_batch(NULL, NULL, NULL));
+    float levels[6] = {10, 200, 10, 200, 10, 200};
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_levels(NULL, image, 1, levels));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_levels(p, NULL, 1, levels));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_levels(p, image, 0, levels));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_levels(p, image, 1, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_get_levels(NULL, levels, NULL, NULL));
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, NULL, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_set_levels(NULL, levels));
+    static const float bad[] = {-1, 201, NAN, -INFINITY};
+    for (int i = 0; i < 4; i++) {
+        levels[4] = bad[i];
+        EXPECT(PERSE_BAD_ARGUMENT, perse_set_levels(p, levels));
+    }
+    levels[4] = 10, levels[5] = 255.5f;
+    EXPECT(PERSE_BAD_ARGUMENT, perse_set_levels(p, levels));
+    perse_final final;
+    perse_samples samples = {1, values, NULL}, none = {1, NULL, NULL};
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_final(NULL, &samples, &final));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_final(p, NULL, &final));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_final(p, &none, &final));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_final(p, &samples, NULL));
+    samples.count = 0;
+    EXPECT(PERSE_BAD_ARGUMENT, perse_measure_final(p, &samples, &final));
     EXPECT(PERSE_BAD_ARGUMENT, perse_save_pack(NULL));
     EXPECT(PERSE_BAD_ARGUMENT, perse_load_pack(NULL));
     EXPECT(PERSE_BAD_ARGUMENT, perse_rollback_pack(NULL));
@@ -693,6 +723,198 @@ static void test_pack_trouble(void) {
     perse_close(p);
 }
 
+/* ---- levels ---- */
+
+enum { CHANNELS = 3, LEVELS = 2 * CHANNELS };
+
+static void test_measured_levels(void) {
+    perse *p = open_with(1);
+    uint8_t two[2][PIXELS];
+    float levels[LEVELS];
+    for (int i = 0; i < PIXELS; i++) { /* of 64 pixels the 4th and the 61st in order */
+        int pixel = i / CHANNELS, channel = i % CHANNELS;
+        two[0][i] = (uint8_t)(channel == 0 ? pixel : channel == 1 ? 255 - pixel : 255);
+        two[1][i] = (uint8_t)(channel == 0 ? 2 * (63 - pixel) + 1 : channel == 1 ? 7 : 0);
+    }
+    static const float one[LEVELS] = {3, 60, 195, 252, 255, 255}, mean[LEVELS] = {5, 90.5f, 101, 129.5f, 127.5f, 127.5f};
+    EXPECT(PERSE_OK, perse_measure_levels(p, two[0], 1, levels));
+    CHECK(memcmp(levels, one, sizeof one) == 0);
+    EXPECT(PERSE_OK, perse_measure_levels(p, two[0], 2, levels));
+    CHECK(memcmp(levels, mean, sizeof mean) == 0);
+    perse_close(p);
+}
+
+/* Every way in for uint8 images sees what a mapped image would show; normalised images are as they are. */
+static void test_corrected(void) {
+    perse *p = open_with(2), *plain;
+    load_user(p, "user.raw");
+    void *block = malloc(perse_memory_size(1));
+    EXPECT(PERSE_OK, perse_open_factory(&plain, scratch, 1, block, perse_memory_size(1)));
+    float to[LEVELS], from[LEVELS], live[LEVELS], image[PIXELS], got[FEATURES], want[FEATURES];
+    perse_result all[EXITS], other[EXITS];
+    bool corrects;
+    EXPECT(PERSE_OK, perse_get_levels(p, to, live, &corrects));
+    CHECK(!corrects && memcmp(to, live, sizeof to) == 0 && to[0] > 20 && to[1] < 235);
+    EXPECT(PERSE_OK, perse_measure_levels(p, pixels[0], USERS, from));
+    EXPECT(PERSE_OK, perse_set_levels(p, from));
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, live, &corrects));
+    CHECK(corrects && memcmp(from, live, sizeof from) == 0);
+    double input, stage[EXITS], head[EXITS];
+    for (int i = 0; i < 50; i++) {
+        uint8_t mapped[PIXELS];
+        for (int j = 0; j < PIXELS; j++) {
+            const float *f = from + 2 * (j % CHANNELS), *t = to + 2 * (j % CHANNELS);
+            double out = ((double)pixels[i][j] - f[0]) * (((double)t[1] - t[0]) / ((double)f[1] - f[0])) + t[0];
+            mapped[j] = (uint8_t)(out < 0 ? 0 : out > 255 ? 255 : lround(out));
+            image[j] = (float)pixels[i][j] / 255.0f - 0.5f;
+        }
+        EXPECT(PERSE_OK, perse_features_u8(p, pixels[i], got));
+        EXPECT(PERSE_OK, perse_features_u8(plain, mapped, want));
+        CHECK(memcmp(got, want, sizeof want) == 0 && memcmp(got, features + i * FEATURES, sizeof got) != 0);
+        EXPECT(PERSE_OK, perse_observe_u8(p, pixels[i], all, NULL, got));
+        EXPECT(PERSE_OK, perse_observe_u8(plain, mapped, other, NULL, NULL));
+        CHECK(memcmp(all, other, sizeof all) == 0 && memcmp(got, want, sizeof want) == 0);
+        EXPECT(PERSE_OK, perse_run_u8(p, pixels[i], 1, all, NULL));
+        CHECK(memcmp(all, &other[1], sizeof *all) == 0);
+        EXPECT(PERSE_OK, perse_features_f32(p, image, got));
+        CHECK(memcmp(got, features + i * FEATURES, sizeof got) == 0);
+    }
+    EXPECT(PERSE_OK, perse_profile_u8(p, pixels[0], &input, stage, head));
+    double better = accuracy_of(p);
+    EXPECT(PERSE_OK, perse_set_levels(p, NULL));
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, live, &corrects));
+    CHECK(!corrects && live[0] == 0 && live[5] == 0 && better > accuracy_of(p) + 0.1);
+    for (int v = 0; v < 256; v++) { /* a table is within 0 .. 255, whatever it is for */
+        float steep[LEVELS] = {100, 108, 100, 108, 100, 108};
+        memset(pixels[0], v, PIXELS);
+        EXPECT(PERSE_OK, perse_set_levels(p, steep));
+        EXPECT(PERSE_OK, perse_features_u8(p, pixels[0], got));
+        CHECK(p->image[0] == (v < 98 ? 0 : v > 110 ? 255 : p->image[0]));
+    }
+    perse_close(plain);
+    perse_close(p);
+    free(block);
+}
+
+static void refuses(perse *p, float low, float high, const char *why) {
+    float levels[LEVELS] = {60, 160, 60, 160, low, high};
+    EXPECT(PERSE_BAD_LEVELS, perse_set_levels(p, levels));
+    CHECK(strcmp(perse_detail(), why) == 0);
+}
+
+static void test_refused_levels(void) {
+    perse *p = open_with(1);
+    float levels[LEVELS] = {60, 160, 60, 160, 60, 160}, live[LEVELS];
+    bool corrects;
+    EXPECT(PERSE_OK, perse_set_levels(p, levels));
+    refuses(p, 100, 107.5f, "images without contrast");
+    refuses(p, 0.5f, 100, "clipped images");
+    refuses(p, 100, 250, "clipped images");
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, live, &corrects));
+    CHECK(corrects && memcmp(live, levels, sizeof live) == 0);
+    p->factory_levels[4] = 3, p->factory_levels[5] = 252; /* ends that the training images reach too */
+    levels[4] = 0, levels[5] = 255;
+    EXPECT(PERSE_OK, perse_set_levels(p, levels));
+    p->factory_levels[4] = 246;
+    refuses(p, 60, 160, "training images without contrast");
+    perse_levels_use(p); /* as with a pack from elsewhere: no harm */
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, NULL, &corrects));
+    CHECK(!corrects);
+    memset(p->factory_levels, 0, sizeof levels);
+    refuses(p, 60, 160, "the artifact does not know the levels of its training images");
+    EXPECT(PERSE_OK, perse_set_levels(p, NULL));
+    perse_close(p);
+}
+
+static void test_levels_on_disk(void) {
+    perse *p = open_with(1);
+    float levels[LEVELS] = {60, 160, 50, 150, 40, 140}, live[LEVELS], factory[LEVELS];
+    bool corrects;
+    EXPECT(PERSE_OK, perse_set_levels(p, levels));
+    CHECK(perse_get_info(p).generation == 0);
+    int folder = open(scratch, O_RDONLY);
+    CHECK(flock(folder, LOCK_EX) == 0);
+    EXPECT(PERSE_BUSY, perse_save_pack(p));
+    CHECK(perse_get_info(p).generation == 0);
+    close(folder);
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    CHECK(perse_get_info(p).generation == 1); /* levels alone are a change, but once */
+    perse_close(p);
+
+    p = open_with(1);
+    EXPECT(PERSE_OK, perse_get_levels(p, factory, live, &corrects));
+    CHECK(corrects && memcmp(live, levels, sizeof live) == 0 && perse_get_info(p).generation == 1);
+    EXPECT(PERSE_OK, perse_set_levels(p, NULL));
+    EXPECT(PERSE_OK, perse_load_pack(p));
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, live, &corrects));
+    CHECK(corrects && memcmp(live, levels, sizeof live) == 0);
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, live, &corrects));
+    CHECK(!corrects && memcmp(live, factory, sizeof live) == 0 && perse_get_info(p).generation == 0);
+    EXPECT(PERSE_OK, perse_rollback_pack(p));
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, live, &corrects));
+    CHECK(corrects && memcmp(live, levels, sizeof live) == 0);
+    load_user(p, "user.raw"); /* new heads keep the levels that they learnt with */
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    CHECK(r.verdict == PERSE_BETTER && perse_get_info(p).generation == 2);
+    EXPECT(PERSE_OK, perse_load_pack(p));
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, live, &corrects));
+    CHECK(corrects && memcmp(live, levels, sizeof live) == 0);
+    perse_close(p);
+
+    EXPECT(PERSE_OK, perse_open_factory(&p, scratch, 1, memory, memory_size));
+    EXPECT(PERSE_OK, perse_get_levels(p, NULL, NULL, &corrects));
+    CHECK(!corrects);
+    perse_close(p);
+}
+
+static void test_how_sure(void) {
+    perse *p = open_with(1);
+    load_user(p, "generic.raw");
+    perse_result all[EXITS];
+    perse_final final;
+    double sum = 0, share[K] = {0}, information = 0;
+    float logits[EXITS][K], probabilities[K];
+    uint32_t right = 0;
+    for (int i = 0; i < USERS; i++) {
+        EXPECT(PERSE_OK, perse_observe_u8(p, pixels[i], all, logits[0], NULL));
+        perse_probabilities(logits[EXITS - 1], K, 1, probabilities);
+        for (int k = 0; k < K; k++) share[k] += (double)probabilities[k] / USERS;
+        for (int k = 0; k < K; k++) information += probabilities[k] * log(probabilities[k]) / USERS;
+        sum += all[EXITS - 1].confidence;
+        right += i % 2 == 0 && all[EXITS - 1].label == labels[i];
+        if (i % 2 != 0) labels[i] = -1;
+    }
+    for (int k = 0; k < K; k++) information -= share[k] * log(share[k]);
+    perse_samples samples = {USERS, features, labels};
+    EXPECT(PERSE_OK, perse_measure_final(p, &samples, &final));
+    CHECK(fabs(final.information - information) < 1e-5 && information > 0.2 && information < log(K));
+    CHECK(fabs(final.confidence - sum / USERS) < 1e-6 && final.right == right && final.labelled == USERS / 2);
+    p->live.exit[EXITS - 1].head.bias[4] += 1000; /* heads in use: right never; the factory's: as sure as before */
+    EXPECT(PERSE_OK, perse_measure_final(p, &samples, &final));
+    CHECK(fabs(final.confidence - sum / USERS) < 1e-6 && final.right == 0);
+    samples.labels = NULL;
+    EXPECT(PERSE_OK, perse_measure_final(p, &samples, &final));
+    CHECK(final.labelled == 0 && final.right == 0);
+    samples.count = 1; /* one answer alone tells nothing */
+    EXPECT(PERSE_OK, perse_measure_final(p, &samples, &final));
+    CHECK(fabs(final.information) < 1e-6);
+    samples.count = USERS;
+    static const int failing[] = {FAIL_HEAD, FAIL_NAN_LOGITS};
+    for (int i = 0; i < 2; i++) {
+        mock_fail = failing[i];
+        EXPECT(PERSE_KERNEL_FAILED, perse_measure_final(p, &samples, &final));
+    }
+    mock_fail = FAIL_NONE;
+    features[16 + 24] = NAN;
+    EXPECT(PERSE_NAN_INPUT, perse_measure_final(p, &samples, &final));
+    perse_close(p);
+}
+
 /* kill -9 at any moment leaves a heads.pack that opens. */
 static void test_kill(void) {
     int finished = 0;
@@ -734,7 +956,8 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(void); } tests[] = {
         TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
         TEST(training_step), TEST(personalise), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
-        TEST(pack_files), TEST(pack_trouble), TEST(kill),
+        TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
+        TEST(how_sure), TEST(kill),
     };
     if (argc != 3) return 2;
     source = argv[1];
