@@ -287,7 +287,7 @@ def bench(
 def study(
     folder: Path, data: Path, *, output: Path | None = None, program: Path | None = None, progress: Tell, **options: Any
 ) -> dict[str, Any]:
-    """Simulated people on an artifact; `options` are the fields of Plan. Results are in `output`, and kept as they come."""
+    """Simulated people on an artifact; `options` are the fields of Plan. Results are kept in `output` as they come."""
     from perse_compile.study.plan import Plan
     from perse_compile.study.study import run
 

@@ -33,9 +33,9 @@ def on_device(artifact: Artifact, peak: Path, own: Path, train: Images, threads:
 
 def in_torch(program: Path, trial: Trial, train: Images, test: Images, threads: int, work: Path) -> dict[str, Any]:
     """What `perse_compile.study.finetune` prints. Raises DeviceError when it fails."""
-    np.savez(
-        work / "data.npz", train=train.pixels, train_labels=train.labels, test=test.pixels, test_labels=test.labels
-    )
+    assert train.labels is not None and test.labels is not None  # without labels it is not asked
+    known, truth = train.labels, test.labels
+    np.savez(work / "data.npz", train=train.pixels, train_labels=known, test=test.pixels, test_labels=truth)
     module = [sys.executable, "-m", "perse_compile.study.finetune"]
     numbers = [str(EPOCHS), str(threads), str(trial.seed)]
     result = subprocess.run(

@@ -24,9 +24,9 @@ class Figures(TypedDict):
     curve: list[list[float]]  # one threshold for all exits: mean milliseconds, accuracy
 
 
-def figures(seen: Observation, until: NDArray[np.float64]) -> Figures:
-    """`until`: [E] milliseconds until the answer of each exit when all earlier ones are asked."""
+def figures(seen: Observation) -> Figures:
     right = seen.labels == seen.truth[:, None]
+    until = np.median(seen.until, 0)
     exits = [
         {
             "accuracy": float(right[:, exit].mean()),

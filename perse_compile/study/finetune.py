@@ -73,7 +73,7 @@ def train(network: nn.Module, program: Program, pixels: np.ndarray, labels: Tens
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = RATES[method] * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        for part in known[torch.randperm(len(known))].split(BATCH):
+        for part in torch.split(known[torch.randperm(len(known))], BATCH):
             outputs = network(normalise(torch.from_numpy(pixels[part.numpy()]), program.input))
             loss = torch.stack([F.cross_entropy(logits, labels[part]) for logits in outputs]).sum()
             optimizer.zero_grad()
@@ -84,7 +84,7 @@ def train(network: nn.Module, program: Program, pixels: np.ndarray, labels: Tens
 def measure(network: nn.Module, program: Program, pixels: np.ndarray, labels: Tensor) -> list[float]:
     right = []
     with torch.no_grad():
-        for part in torch.arange(len(labels)).split(BATCH):
+        for part in torch.split(torch.arange(len(labels)), BATCH):
             outputs = network(normalise(torch.from_numpy(pixels[part.numpy()]), program.input))
             right.append(torch.stack([logits.argmax(1) == labels[part] for logits in outputs]).float().sum(1))
     return [float(value) for value in torch.stack(right).sum(0) / len(labels)]

@@ -6,12 +6,10 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from perse_compile.artifact import Artifact
 from perse_compile.devices import LocalDevice
@@ -22,7 +20,7 @@ from perse_compile.personalise.session import Session
 from perse_compile.personalise.shifts import Shift
 from perse_compile.personalise.users import Sizes, User, seen_by, simulate
 from perse_compile.study import costs
-from perse_compile.study.figures import Figures, figures
+from perse_compile.study.figures import figures
 from perse_compile.study.plan import TORCH, Plan, Trial
 from perse_compile.study.records import Records
 from perse_compile.study.watch import Observation, link_programs, watch
@@ -49,10 +47,6 @@ class Replay:
             with ExitStack() as stack:
                 self.work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perse-study-")))
                 link_programs(self.artifact, self.work)
-                if ("bench", None, None, None, None) not in self.records:
-                    self.records.add(
-                        {"kind": "bench", **Session(self.artifact, self._device, self._threads).simple("bench")}
-                    )
                 for done, trial in enumerate(trials):
                     tell("trials", done, len(trials))
                     if trial.key not in self.records:
@@ -89,7 +83,7 @@ class Replay:
             "shift": str(user.shift),
             "classes": [self.images.class_names[label] for label in user.classes],
             "clean": float((clean.labels[:, -1] == clean.truth).mean()),
-            "generic": self._figures(self._watch_generic(seen_by(user, self.images, "test"))),
+            "generic": figures(self._watch_generic(seen_by(user, self.images, "test"))),
         }
 
     def _personalise(self, trial: Trial, user: User, train: Images) -> dict[str, Any]:
@@ -105,7 +99,7 @@ class Replay:
             row = {name: told[name] for name in ("live", "verdict", "teacher", "seconds")}
             if not told["live"]:
                 return {**row, "own": self.records.rows["user", trial.seed, trial.user, None, None]["generic"]}
-            return {**row, "own": self._figures(self._watch(own, seen_by(user, self.images, "test")))}
+            return {**row, "own": figures(self._watch(own, seen_by(user, self.images, "test")))}
 
     def _answered(self, train: Images) -> Images:
         """What has no label gets the one that the network as built answers."""
@@ -128,16 +122,6 @@ class Replay:
     def _watch_generic(self, images: Images) -> Observation:
         with tempfile.TemporaryDirectory(prefix="perse-study-") as folder:
             return self._watch(self._own(folder), images)
-
-    def _figures(self, seen: Observation) -> Figures:
-        return figures(seen, self._until)
-
-    @cached_property
-    def _until(self) -> NDArray[np.float64]:
-        """[E] milliseconds until each exit's answer, all exits before it asked."""
-        [bench] = self.records.of("bench")
-        each = [stage["ms"] + head["ms"] for stage, head in zip(bench["stages"], bench["heads"], strict=True)]
-        return np.asarray(bench["input_ms"] + np.cumsum(each), np.float64)
 
     @property
     def _device(self) -> LocalDevice:

@@ -43,6 +43,7 @@ def run(folder: Path, data: Path, plan: Plan, output: Path, program: Path | None
         "artifact": artifact.folder.name,
         "data": images.name,
         "population": plan.population,
+        "exits": [exit["name"] for exit in artifact.manifest["exits"]],
         "folder": str(output),
         "interrupted": not finished,
         **summarise(records, plan),

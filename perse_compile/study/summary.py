@@ -8,13 +8,25 @@ from typing import Any
 import numpy as np
 
 from perse_compile.study.figures import calibration_error
-from perse_compile.study.plan import BASELINES, Plan
+from perse_compile.study.plan import Plan
 from perse_compile.study.records import Records
 
 Row = dict[str, Any]
 SEVERE = 0.10  # what a shift costs the network as built, for its user to be a severe one
 MAX_DROP = 0.01  # what the artifact aims at by default: accuracy that early answers may lose against its final exit
 HARM = -0.005
+NAMES = {  # of what the heads are compared with
+    "early": "as built, with early exits",
+    "network": "as built, full network",
+    "small": "as built, up to the first exit",
+    "full": "whole network fine-tuned, PyTorch",
+    "hard": "hard pseudo-labels",
+}
+AS_BUILT: dict[str, Callable[[Row], tuple[float, float]]] = {  # accuracy and milliseconds, from one user's figures
+    "early": lambda figures: (figures["accuracy"], figures["ms"]),
+    "network": lambda figures: (figures["exits"][-1]["accuracy"], figures["full_ms"]),
+    "small": lambda figures: (figures["exits"][0]["accuracy"], figures["curve"][0][0]),
+}
 
 
 def summarise(records: Records, plan: Plan) -> dict[str, Any]:
@@ -22,12 +34,9 @@ def summarise(records: Records, plan: Plan) -> dict[str, Any]:
     wanted = {trial.key for trial in plan.trials()}
     done = {key: row for key, row in records.rows.items() if key in wanted}
     people = {(row["seed"], row["user"]): row for row in done.values() if row["kind"] == "user"}
-    [bench] = records.of("bench") or [None]
     groups = [(samples, labels, _rows(done, "heads", samples, labels)) for samples, labels in plan.settings()]
     return {
         "trials": {"done": len(done), "planned": len(wanted)},
-        "exits": [exit["name"] for exit in bench["exits"]] if bench else [],
-        "full_ms": bench["full_ms"] if bench else None,
         "people": _people(people),
         "settings": [_setting(samples, labels, rows, people) for samples, labels, rows in groups if rows],
         "cost": _cost(done),
@@ -65,6 +74,7 @@ def _people(people: dict[Any, Row]) -> dict[str, Any]:
         "clean": spread(person["clean"] for person in them),
         "generic": spread(map(generic, them)),
         "early": spread(figures["accuracy"] for figures in early),
+        "full_ms": spread(figures["full_ms"] for figures in early),
         "faster": spread(figures["full_ms"] / figures["ms"] for figures in early),
         "shares": _shares(early),
         "calibration_error": _calibration(early),
@@ -164,45 +174,36 @@ def _same(row: Row) -> tuple[Any, ...]:
 
 
 def _baselines(done: dict[Any, Row], people: dict[Any, Row], plan: Plan) -> list[dict[str, Any]]:
-    """Each beside the personalised heads of the same users, with the same samples and labels."""
-    found = []
+    """Each beside the personalised heads of the same users, with the same samples, for every share of labels."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
     for labels in plan.labels:
         heads = {_same(row): row["own"] for row in _rows(done, "heads", plan.most, labels)}
         as_built = {key: people[key[:2]]["generic"] for key in heads}
-        full_ms = {key: figures["full_ms"] for key, figures in as_built.items()}
-        first = {key: (one["exits"][0]["accuracy"], one["curve"][0][0]) for key, one in as_built.items()}
-        found += [
-            _compared("as built, early exits", labels, heads, {k: (v["accuracy"], v["ms"]) for k, v in as_built.items()}),
-            _compared("as built, full network", labels, heads,
-                      {k: (v["exits"][-1]["accuracy"], full_ms[k]) for k, v in as_built.items()}),
-            _compared("a smaller network: as built, up to the first exit", labels, heads, first),
-        ]  # fmt: skip
-        for kind in ("full", "hard"):
-            rows = {_same(row): row for row in _rows(done, kind, plan.most, labels)}
-            theirs = {
-                key: (row["accuracy"][-1], full_ms[key]) if kind == "full" else (row["own"]["accuracy"], row["own"]["ms"])
-                for key, row in rows.items()
-                if key in heads
-            }  # fmt: skip
-            found.append(_compared(BASELINES[kind], labels, heads, theirs))
-    return [comparison for comparison in found if comparison["users"]]
+        theirs = {name: {key: at(one) for key, one in as_built.items()} for name, at in AS_BUILT.items()}
+        learnt = {kind: {_same(row): row for row in _rows(done, kind, plan.most, labels)} for kind in ("full", "hard")}
+        theirs["full"] = {
+            key: (row["accuracy"][-1], as_built[key]["full_ms"]) for key, row in learnt["full"].items() if key in heads
+        }
+        theirs["hard"] = {
+            key: (row["own"]["accuracy"], row["own"]["ms"]) for key, row in learnt["hard"].items() if key in heads
+        }
+        for name, results in theirs.items():
+            if results:
+                found[name].append(
+                    {"labels": labels, **_compared([heads[key] for key in results], list(results.values()))}
+                )
+    return [{"name": NAMES[name], "by_labels": rows} for name, rows in found.items() if rows]
 
 
-def _compared(
-    name: str, labels: float, heads: dict[Any, Row], theirs: dict[Any, tuple[float, float]]
-) -> dict[str, Any]:
-    """`theirs`: accuracy and mean milliseconds of the baseline, by user."""
-    ours = [heads[key] for key in theirs]
-    differences = [own["accuracy"] - accuracy for own, (accuracy, _) in zip(ours, theirs.values(), strict=True)]
-    difference = spread(differences)
+def _compared(heads: list[Row], theirs: list[tuple[float, float]]) -> dict[str, Any]:
+    """`theirs`: accuracy and mean milliseconds of the baseline, user by user."""
+    differences = [own["accuracy"] - accuracy for own, (accuracy, _) in zip(heads, theirs, strict=True)]
     return {
-        "name": name,
-        "labels": labels,
-        "users": len(ours),
-        "accuracy": spread(accuracy for accuracy, _ in theirs.values()),
-        "ms": spread(ms for _, ms in theirs.values()),
-        "heads_accuracy": spread(own["accuracy"] for own in ours),
-        "heads_ms": spread(own["ms"] for own in ours),
-        "difference": difference,  # of the heads to the baseline
-        "wins": difference is not None and difference["mean"] < 0,
+        "users": len(heads),
+        "accuracy": spread(accuracy for accuracy, _ in theirs),
+        "ms": spread(ms for _, ms in theirs),
+        "heads_accuracy": spread(own["accuracy"] for own in heads),
+        "heads_ms": spread(own["ms"] for own in heads),
+        "difference": spread(differences),  # the heads minus the baseline
+        "wins": float(np.mean(differences)) < -1e-9,
     }

@@ -32,6 +32,7 @@ class Observation:
     full_ms: NDArray[np.float64]  # [N]: of the full network on the same image, right after
     labels: NDArray[np.int64]  # [N,E]
     confidence: NDArray[np.float64]  # [N,E]
+    until: NDArray[np.float64]  # [N,E]: milliseconds until that exit's answer, all exits before it asked
 
     @property
     def answers(self) -> NDArray[np.int64]:
@@ -63,8 +64,8 @@ def watch(
     if status != 0:
         raise DeviceError((complaints or [f"{program.name} failed with status {status}"])[-1])
     table = np.loadtxt(io.StringIO(text), ndmin=2)
-    labels, confidence = table[:, 3::2].astype(np.int64), table[:, 4::2]
-    return Observation(truth, table[:, 0].astype(np.int64), table[:, 1], table[:, 2], labels, confidence)
+    taken, labels = table[:, 0].astype(np.int64), table[:, 3::3].astype(np.int64)
+    return Observation(truth, taken, table[:, 1], table[:, 2], labels, table[:, 4::3], table[:, 5::3])
 
 
 def _target(artifact: Artifact) -> Target:

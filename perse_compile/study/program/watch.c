@@ -3,8 +3,9 @@
  *     watch FOLDER IMAGES.npy THREADS
  *
  * FOLDER has backbone.bin and perhaps heads.pack; IMAGES.npy is uint8 [N][H][W][C]. One line per image:
- * the exit that answered, its milliseconds, milliseconds of the full network, then label and confidence of every exit.
- * The two times are of runs one after the other, so that whatever else the machine does strikes both alike. */
+ * the exit that answered, its milliseconds, milliseconds of the full network, then of every exit its label, its
+ * confidence, and the milliseconds until its answer when all exits before it are asked. All runs of one image follow
+ * each other, so that whatever else the machine does strikes all alike. */
 #define _POSIX_C_SOURCE 200809L
 #include "npy.h"
 #include "perse.h"
@@ -37,16 +38,26 @@ static double now(void) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
-static void watch(perse *p, const uint8_t *image, uint32_t exits, perse_result *all) {
+typedef struct {
+    perse_result *results; /* these three: [exits] */
+    double *stage, *head;
+} answers;
+
+static void watch(perse *p, const uint8_t *image, uint32_t exits, const answers *all) {
     perse_result cascade, full;
+    double until;
     double start = now();
     check(perse_run_u8(p, image, PERSE_CASCADE, &cascade, NULL), "cascade");
     double between = now();
     check(perse_run_u8(p, image, (int)exits - 1, &full, NULL), "full network");
     double end = now();
-    check(perse_observe_u8(p, image, all, NULL, NULL), "every exit");
+    check(perse_observe_u8(p, image, all->results, NULL, NULL), "every exit");
+    check(perse_profile_u8(p, image, &until, all->stage, all->head), "every stage");
     printf("%d %.6f %.6f", cascade.exit, between - start, end - between);
-    for (uint32_t e = 0; e < exits; e++) printf(" %d %.9g", all[e].label, (double)all[e].confidence);
+    for (uint32_t e = 0; e < exits; e++) {
+        until += all->stage[e] + all->head[e];
+        printf(" %d %.9g %.6f", all->results[e].label, (double)all->results[e].confidence, until);
+    }
     puts("");
 }
 
@@ -64,9 +75,10 @@ int main(int argc, char **argv) {
         file.shape[3] != i.channels)
         fail("not images of the network's size", argv[2]);
     size_t each = (size_t)i.height * i.width * i.channels;
-    perse_result *all = take_memory(i.exits * sizeof *all);
-    for (int n = 0; n < WARM_UP && file.shape[0] > 0; n++) check(perse_observe_u8(p, file.data, all, NULL, NULL), "warm-up");
-    for (uint64_t n = 0; n < file.shape[0]; n++) watch(p, file.data + n * each, i.exits, all);
+    size_t times = i.exits * sizeof(double);
+    answers all = {take_memory(i.exits * sizeof(perse_result)), take_memory(times), take_memory(times)};
+    for (int n = 0; n < WARM_UP && file.shape[0] > 0; n++) check(perse_observe_u8(p, file.data, all.results, NULL, NULL), "warm-up");
+    for (uint64_t n = 0; n < file.shape[0]; n++) watch(p, file.data + n * each, i.exits, &all);
     npy_close(&file);
     perse_close(p);
     return fflush(stdout) != 0;
