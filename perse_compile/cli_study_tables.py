@@ -37,16 +37,18 @@ def show_people(people: Row) -> None:
 
 def show_accuracy(settings: list[Row]) -> None:
     say("\n[bold]1  Accuracy[/]: points gained over the full network as built")
-    shown = narrow("learnt from", "mean", "best", "worst", "severe", "mild", "harmed", "in use")
+    shown = narrow("learnt from", "mean", "best", "worst", "severe", "mild", "< full", "< built", "live")
     for row in settings:
         gain = row["gain"]
         ends = [points(gain, name) for name in ("best", "worst")]
-        means, shares = [points(row["severe"]), points(row["mild"])], [f"{row['harmed']:.0%}", f"{row['live']:.0%}"]
+        means = [points(row[name]) for name in ("severe", "mild")]
+        shares = [f"{row[name]:.0%}" for name in ("below_full", "below_built", "live")]
         shown.add_row(learnt_from(row), f"{points(gain)} ±{100 * gain['spread']:.1f}", *ends, *means, *shares)
     console().print(shown)
     say("learnt from: images, and how many of them labelled. mean: ± standard deviation over people.")
-    say("severe, mild: means of these people. harmed: who lost more than half a point (one test image may")
-    say("be more). in use: whose new heads passed the artifact's own check; others keep the old ones.")
+    say("severe, mild: means of these people. < full, < built: who ended more than half a point under")
+    say("the full network as built, or under it with its early exits as built; one test image may be")
+    say("more. live: whose new heads passed the artifact's own check; the others keep the old ones.")
 
 
 def show_latency(found: Row) -> None:
@@ -85,9 +87,8 @@ def show_costs(cost: Row | None) -> None:
     console().print(shown)
     say(f"In the artifact, learning takes {cost['of_inference']['mean']:.2f} times the memory of answering.")
     if "full" in cost:
-        say(
-            f"Of PyTorch's memory {cost['full']['own_bytes']['mean'] / 1e6:.0f} MB are for the network, the rest is PyTorch."
-        )
+        own = cost["full"]["own_bytes"]["mean"] / 1e6
+        say(f"Of PyTorch's memory {own:.0f} MB are for the network, the rest is PyTorch.")
 
 
 def show_baselines(baselines: list[Row]) -> None:

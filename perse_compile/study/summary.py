@@ -14,7 +14,7 @@ from perse_compile.study.records import Records
 Row = dict[str, Any]
 SEVERE = 0.10  # what a shift costs the network as built, for its user to be a severe one
 MAX_DROP = 0.01  # what the artifact aims at by default: accuracy that early answers may lose against its final exit
-HARM = -0.005
+HARM = -0.005  # what is no longer called no loss
 NAMES = {  # of what the heads are compared with
     "early": "as built, with early exits",
     "network": "as built, full network",
@@ -103,7 +103,10 @@ def _setting(samples: int, labels: float, rows: list[Row], people: dict[Any, Row
         "gain": spread(gains),
         "severe": spread(of(True)),
         "mild": spread(of(False)),
-        "harmed": _share(gain < HARM - 1e-9 for gain in gains),
+        "below_full": _share(gain < HARM - 1e-9 for gain in gains),
+        "below_built": _share(
+            row["own"]["accuracy"] - person["generic"]["accuracy"] < HARM - 1e-9 for person, row in pairs
+        ),
         # who is less accurate than the full network must go on using that
         "faster": spread(ratio if enough else 1.0 for ratio, enough in zip(ratios, reached, strict=True)),
         "reached": _share(reached),
