@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40  # margins
 TICKS = 5
+COLOURS = 6  # c0 to c5 of the page
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ def chart(lines: Sequence[Line], x: str, y: str) -> str:
         places = [(_x(a, across), _y(b, up)) for a, b in line.points]
         dashes = ' stroke-dasharray="5 4"' if line.dashed else ""
         path = "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
-        parts.append(f'<path class="line c{number}" d="M{path}"{dashes}/>')
+        parts.append(f'<path class="line c{number % COLOURS}" d="M{path}"{dashes}/>')
         for (a, b), (px, py) in zip(line.points, places, strict=True):
             told = escape(f"{line.name}: {a:.3g}, {b:.3g}")
-            parts.append(f'<circle class="c{number}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{told}</title></circle>')
-    legend = "".join(f'<li class="c{number}">{escape(line.name)}</li>' for number, line in enumerate(lines))
+            parts.append(
+                f'<circle class="c{number % COLOURS}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{told}</title></circle>'
+            )
+    legend = "".join(f'<li class="c{number % COLOURS}">{escape(line.name)}</li>' for number, line in enumerate(lines))
     return "".join([*parts, "</svg>", f'<ul class="legend">{legend}</ul>'])
 
 
