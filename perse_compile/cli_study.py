@@ -64,10 +64,13 @@ def study(
 ) -> None:
     """Try an artifact on many simulated people: how much more accurate and faster it gets, and at what cost.
 
-    Each person meets a few of the classes, through a camera of their own (dark, tilted, noisy, ...), and has some
-    images, of which some are labelled. The artifact's heads learn from them as `personalise` does, always from the
-    heads as built; the artifact itself stays as it is. Needs labelled images that the network never saw: 450 per
-    person. Results are kept as they come: after Ctrl-C the same command goes on where it stopped.
+    Each person meets a few of the classes, through a camera of their own
+    (dark, tilted, noisy, ...), and has some images, of which some are labelled.
+    The artifact's heads learn from them as `personalise` does, always from the
+    heads as built; the artifact itself stays as it is.
+
+    Needs labelled images that the network never saw: 450 per person. Results are
+    kept as they come: after Ctrl-C the same command goes on where it stopped.
     """
     with progress() as tell:
         found = driver.study(

@@ -102,10 +102,11 @@ def show_baselines(baselines: list[Row]) -> None:
         shown.add_row(one["name"], str(first["users"]), f"{first['ms']['mean']:.2f}", *differences)
     console().print(shown)
     say("The same people, samples and labels. ms: mean time of an answer.")
-    lost = [(one["name"], row) for one in baselines for row in one["by_labels"] if row["wins"]]
-    for name, row in lost:
-        by = f"{-100 * row['difference']['mean']:.1f} points ({people_in_words(row['users'])})"
-        say(f"[yellow]with {row['labels']:.0%} labels the heads lose to: {name}, by {by}[/]")
+    for one in baselines:
+        lost = [row for row in one["by_labels"] if row["wins"]]
+        by = ", ".join(f"{-100 * row['difference']['mean']:.1f} points with {row['labels']:.0%} labels" for row in lost)
+        if lost:
+            say(f"[yellow]the heads lose to: {one['name']}, by {by} ({people_in_words(lost[0]['users'])})[/]")
 
 
 # --- words ------------------------------------------------------------------------------------------------

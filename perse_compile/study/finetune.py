@@ -28,7 +28,7 @@ from perse_compile.personalise.train_exits import normalise
 from perse_compile.program import Program
 
 BATCH = 32
-RATES = {"full": 3e-4, "no-cache": 3e-3}  # chosen on users of the development population
+RATES = {"full": 3e-4, "no-cache": 3e-3}  # the first chosen on users of the development population
 FIXED = (".shift", ".scale")  # of heads: how features are standardised
 
 
