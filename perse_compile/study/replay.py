@@ -38,6 +38,7 @@ class Replay:
     images: Images
     plan: Plan
     records: Records
+    work: Path = field(init=False)  # where `watch` and `peak` are, while it runs
     _drawn: dict[int, list[User]] = field(default_factory=dict)  # by seed
 
     def run(self, tell: Tell) -> bool:
