@@ -18,8 +18,8 @@ HARM = -0.005  # what is no longer called no loss
 NAMES = {  # of what the heads are compared with
     "early": "as built, with early exits",
     "network": "as built, full network",
-    "small": "as built, up to the first exit",
-    "full": "whole network fine-tuned, PyTorch",
+    "small": "as built, first exit alone",
+    "full": "whole network in PyTorch",
     "hard": "hard pseudo-labels",
 }
 AS_BUILT: dict[str, Callable[[Row], tuple[float, float]]] = {  # accuracy and milliseconds, from one user's figures
