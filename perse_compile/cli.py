@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from perse_compile import cli_artifact, cli_devices, cli_targets, cli_tune, driver
+from perse_compile import cli_artifact, cli_devices, cli_study, cli_targets, cli_tune, driver
 from perse_compile.console import console, errors, print_json, table, warn
 from perse_compile.errors import ModelError, PassError, PerseError
 
@@ -120,6 +120,7 @@ def models(json: Json = False) -> None:
 
 cli_artifact.register(app)
 cli_devices.register(app)
+cli_study.register(app)
 cli_targets.register(app)
 cli_tune.register(app)
 

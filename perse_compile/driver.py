@@ -284,6 +284,16 @@ def bench(
         return {"device": session.device.name, "kind": session.device.kind, **session.simple("bench")}
 
 
+def study(
+    folder: Path, data: Path, *, output: Path | None = None, program: Path | None = None, progress: Tell, **options: Any
+) -> dict[str, Any]:
+    """Simulated people on an artifact; `options` are the fields of Plan. Results are kept in `output` as they come."""
+    from perse_compile.study.plan import Plan
+    from perse_compile.study.study import run
+
+    return run(folder, data, Plan(**options), output or Path(f"study-{folder.resolve().name}"), program, progress)
+
+
 def restore_heads(
     folder: Path, how: str, *, device: str | None = None, notice: Callable[[str], None] = lambda what: None
 ) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Many simulated people on one artifact: what personalising gains, costs and saves, beside other ways to do it."""

@@ -1,0 +1,62 @@
+"""study.html: the curves and the numbers of a study, on one self-contained page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from perse_compile.study.chart import Line, chart
+
+FOLDER = Path(__file__).parent
+
+
+def study_page(found: dict[str, Any]) -> str:
+    """Of what `summarise` gives."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
+    environment.filters["points"] = lambda value: f"{100 * value:+.1f}"
+    environment.filters["megabytes"] = lambda size: f"{size / 1e6:.0f} MB"
+    drawn = {"latency": _latency(found), "samples": _samples(found), "labels": _labels(found)}
+    curves = {name: Markup(text) for name, text in drawn.items()}
+    return environment.get_template("study.html.jinja").render(found=found, **curves)
+
+
+def _latency(found: dict[str, Any]) -> str:
+    """Each curve from always the first exit to always the last, over the threshold."""
+    most = max((row["samples"] for row in found["settings"]), default=0)
+    lines = []
+    for row in found["settings"]:
+        if row["samples"] == most:
+            lines.append(Line(f"{row['labels']:.0%} of {most} labelled", _in_percent(row["curve"])))
+    lines.append(Line("as built", _in_percent(found["people"]["curve"]), dashed=True))
+    return chart(lines, "mean milliseconds an image", "accuracy, %")
+
+
+def _in_percent(curve: list[list[float]]) -> list[tuple[float, float]]:
+    return [(ms, 100 * accuracy) for ms, accuracy in curve]
+
+
+def _samples(found: dict[str, Any]) -> str:
+    by_labels: dict[float, list[tuple[float, float]]] = {}
+    for row in sorted(found["settings"], key=lambda row: float(row["samples"])):
+        by_labels.setdefault(row["labels"], []).append((row["samples"], 100 * row["gain"]["mean"]))
+    lines = [Line(f"{share:.0%} labelled", points) for share, points in by_labels.items() if len(points) > 1]
+    return chart(lines, "samples of a person", "gain, points")
+
+
+def _labels(found: dict[str, Any]) -> str:
+    most = max((row["samples"] for row in found["settings"]), default=0)
+    rows = sorted((row for row in found["settings"] if row["samples"] == most), key=lambda row: float(row["labels"]))
+    lines = []
+    for who, name in (("severe", "severe shifts"), ("gain", "everybody"), ("mild", "mild shifts")):
+        lines.append(Line(name, [(100 * row["labels"], 100 * row[who]["mean"]) for row in rows if row[who]]))
+    return chart(lines, f"% of {most} samples labelled", "gain, points")
