@@ -259,9 +259,7 @@ def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:
 def test_killed_while_personalising(artifact: Path) -> None:
     words = [artifact / "perse", "personalise", artifact / "user_x.npy", "--labels", artifact / "user_y.npy"]
     before = (artifact / "heads.pack").read_bytes()
-    process = subprocess.Popen(
-        [*map(str, words), "--epochs", "100000"], stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([*map(str, words), "--epochs", "100000"], stderr=subprocess.DEVNULL)
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
