@@ -170,6 +170,15 @@ def personalise(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the split and the order of images.")] = None,
     threads: Threads = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache", help="Keep the images' features beside the heads, and train on all that is kept there."
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="SIZE", help="Of the cache at most: 500kB, 2MB; 4MB by default.")
+    ] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Back to the heads before the last change.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Back to the heads as built.")] = False,
     json: Json = False,
@@ -185,6 +194,8 @@ def personalise(
         raise DataError("nothing to learn from; give --data DIR, or --rollback, or --reset")
     options = {"epochs": epochs, "max-drop": max_drop, "seed": seed}
     given = {name: str(value) for name, value in options.items() if value is not None}
+    if cache or budget is not None:
+        given |= {"cache": "", **({"budget": budget} if budget is not None else {})}
     with progress() as tell:
         result = driver.personalise(
             artifact, data, device=device, threads=threads, options=given, progress=tell, notice=warn
@@ -273,6 +284,9 @@ def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
     say(f"{samples['train']} images trained the heads, {samples['calibrate']} set temperatures and thresholds;")
     say(f"these figures are of {samples['held_out']} others; {result['seconds']:.1f} s")
     say(f"teacher: {result['teacher']}")
+    if "cache" in result:
+        kept = result["cache"]
+        say(f"cache: {kept['samples']} images in {kept['bytes'] / 1e6:.2f} MB, room for {kept['room']}")
     if not result["labelled"]:
         say("no labels: agreement is with the teacher, not with the truth")
     colour = "green" if result["live"] else "yellow"

@@ -153,6 +153,17 @@ def test_personalise_without_labels(artifact: Path, tmp_path: Path, call: Any) -
     assert "agreement" in out and "teacher" in out
 
 
+def test_personalise_with_a_cache(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
+    assert "cache: 120 images" in call("personalise", artifact, "--data", mine, "--cache")[0]
+    found = json.loads(call("personalise", artifact, "--data", mine, "--budget", "20kB", "--json")[0])["cache"]
+    assert found["samples"] == found["room"] < 120 and found["bytes"] <= found["budget"] == 20000
+    assert (artifact / "cache.bin").stat().st_size == found["bytes"]
+    message = complains("personalise", artifact, "--data", mine, "--budget", "1B")
+    assert "the budget has no room for one image" in message
+    (artifact / "cache.bin").write_bytes(b"PERSEFEA")
+    assert "cache.bin: copy the file again" in complains("personalise", artifact, "--data", mine, "--cache")
+
+
 def test_evaluate(artifact: Path, mine: Path, call: Any) -> None:
     out, _ = call("evaluate", artifact, "--data", mine)
     assert "120 images" in out and "exit1" in out and "accuracy" in out

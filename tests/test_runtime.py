@@ -173,6 +173,32 @@ def test_personalise_rollback_reset(artifact: Path) -> None:
     assert answer(artifact, "reset") == {"generation": 0}
 
 
+def test_cache(artifact: Path) -> None:
+    images, labels = np.load(artifact / "user_x.npy"), np.load(artifact / "user_y.npy")
+    for part, of_it in (("a", labels < 2), ("b", labels >= 2)):
+        np.save(artifact / f"{part}_x.npy", images[of_it])
+        np.save(artifact / f"{part}_y.npy", labels[of_it])
+    for part, known in (("a", (labels < 2).sum()), ("b", 300), ("a", 300)):
+        data = artifact / f"{part}_x.npy", "--labels", artifact / f"{part}_y.npy"
+        report = answer(artifact, "personalise", *data, "--cache")
+        assert report["cache"]["samples"] == report["cache"]["labelled"] == known
+        assert sum(report["samples"].values()) == known
+    size = (artifact / "cache.bin").stat().st_size
+    assert size == report["cache"]["bytes"] == 64 + 4 * 5 + 300 * (8 + 2 * 72)
+    elsewhere = artifact / "other.bin"
+    words = ["personalise", *data, "--cache-file", elsewhere, "--budget", "9.3kB"]
+    assert "cache: 60 images, 60 of them labelled, 9.2 of 9.3 kB" in perse(artifact, *words).stdout
+    assert elsewhere.stat().st_size <= 9300 and (artifact / "cache.bin").stat().st_size == size
+    elsewhere.write_bytes(b"PERSEFEA")
+    assert f"file length is wrong: {elsewhere}" in error(artifact, *words)
+    (artifact / "cache.bin").write_bytes(b"x" * 64)
+    assert f"not a perse file: {artifact / 'cache.bin'}" in error(artifact, "personalise", *data, "--cache")
+    np.save(artifact / "few.npy", images[:10])
+    (artifact / "cache.bin").unlink()
+    assert "too few samples" in error(artifact, "personalise", artifact / "few.npy", "--cache")
+    assert (artifact / "cache.bin").exists()  # the next ones may be enough
+
+
 def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:
     np.save(artifact / "poison.npy", np.random.default_rng(0).integers(0, 4, 300))
     before = (artifact / "heads.pack").read_bytes()
@@ -300,6 +326,10 @@ def test_full_disk(artifact: Path) -> None:
         (["info", "--artifact"], "option needs a value: --artifact"),
         (["info", "--threads", "two"], "not a number: two"),
         (["info", "--threads", "65"], "value out of range: --threads"),
+        (["personalise", "x", "--budget"], "option needs a value: --budget"),
+        (["personalise", "x", "--budget", "2 apples"], "not a size such as 500kB or 2MB: 2 apples"),
+        (["personalise", "x", "--budget", "-1"], "not a size"),
+        (["personalise", "x", "--cache-file"], "option needs a value: --cache-file"),
         (["run"], "needs a .npy file: run"),
         (["run", "a", "b"], "one file is enough: b"),
         (["personalise", "x", "--held-out", "0.5", "--calibrate", "0.5"], "nothing left to train on"),

@@ -43,11 +43,14 @@ class Session:
             return self._call(["evaluate", pixels, "--labels", labels], progress)
 
     def personalise(self, images: Images, options: dict[str, str], progress: Progress | None = None) -> dict[str, Any]:
-        """Train the heads on the device; heads.pack is replaced only if the new heads are better."""
+        """Train the heads on the device; heads.pack is replaced only if the new heads are better.
+
+        options: those of `perse personalise` without their dashes; an empty value is that of a flag.
+        """
         with self._files(images.pixels, images.labels) as (pixels, labels):
             arguments = ["personalise", pixels, *(["--labels", labels] if labels else [])]
             for name, value in options.items():
-                arguments += [f"--{name}", value]
+                arguments += [f"--{name}", *([value] if value else [])]
             result = self._call(arguments, progress)
         bring_back_heads(self.artifact, self.device)
         return result

@@ -26,6 +26,36 @@ perse_status perse_fail_errno(int error, const char *file);
 
 uint32_t perse_crc32(uint32_t crc, const void *data, size_t size);
 
+/* ---- file.c ---- */
+
+typedef struct {
+    const uint8_t *bytes; /* or, when NULL, */
+    int fd;
+    uint64_t size, left; /* of the whole; not yet taken */
+    uint32_t crc;        /* of what was taken */
+    const char *name;
+} perse_source;
+
+typedef struct {
+    int fd; /* -1: only the checksum is wanted */
+    uint32_t crc;
+    const char *name;
+} perse_sink;
+
+perse_status perse_take(perse_source *s, void *to, size_t size);
+perse_status perse_put(perse_sink *s, const void *from, size_t size);
+perse_status perse_move(int folder, const char *from, const char *to); /* renames, and brings that to the disk */
+bool perse_all_zero(const uint8_t *bytes, size_t size);
+
+/* ---- base.c: random numbers, the same everywhere (splitmix64) ---- */
+
+uint64_t perse_random(uint64_t *state);
+
+/* ---- cache.c: half precision, to nearest, ties to even; beyond 65504 the greatest half ---- */
+
+uint16_t perse_to_half(float value);
+float perse_from_half(uint16_t half);
+
 /* ---- threads.c ---- */
 
 typedef struct perse_pool perse_pool;

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { DEFAULT_BUDGET = 4000000 }; /* bytes of the feature cache */
 static const double TOLERANCE = 1e-3; /* of selftest, relative to the greatest logit */
 
 /* ---- errors: one line, exit status 1; wrong usage 2 ---- */
@@ -51,9 +52,10 @@ static double median(double *values, int count) {
 /* ---- options ---- */
 
 typedef struct {
-    const char *command, *file, *artifact, *labels;
-    bool json, progress, help, quick;
+    const char *command, *file, *artifact, *labels, *cache_file;
+    bool json, progress, help, quick, cache;
     int threads, runs, exit, probes;
+    uint64_t budget;
     perse_fit_options fit;
 } options;
 
@@ -72,6 +74,17 @@ static double number_in(const char *name, const char *text, double low, double h
     return value;
 }
 
+/* "300kB", "2MB", "1 000 000" less its blanks: bytes. */
+static uint64_t number_of_bytes(const char *name, const char *text) {
+    static const struct { const char *unit; double bytes; } units[] = {{"", 1}, {"B", 1}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}};
+    char *end;
+    if (text == NULL) usage_error("option needs a value", name);
+    double value = strtod(text, &end);
+    for (size_t i = 0; end != text && value > 0 && i < sizeof units / sizeof *units; i++)
+        if (strcmp(end, units[i].unit) == 0 && value * units[i].bytes < 1e15) return (uint64_t)(value * units[i].bytes);
+    usage_error("not a size such as 500kB or 2MB", text);
+}
+
 /* Takes the option at argv[i]; returns how many words it was. */
 static int take_option(options *o, char **argv) {
     const char *name = argv[0], *value = argv[1];
@@ -79,7 +92,12 @@ static int take_option(options *o, char **argv) {
     if (strcmp(name, "--quick") == 0) return o->quick = true, 1;
     if (strcmp(name, "--progress") == 0) return o->progress = true, 1;
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return o->help = true, 1;
-    if (strcmp(name, "--artifact") == 0 || strcmp(name, "--labels") == 0) {
+    if (strcmp(name, "--cache") == 0) return o->cache = true, 1;
+    if (strcmp(name, "--cache-file") == 0) {
+        if (value == NULL) usage_error("option needs a value", name);
+        o->cache = true, o->cache_file = value;
+    } else if (strcmp(name, "--budget") == 0) o->budget = number_of_bytes(name, value);
+    else if (strcmp(name, "--artifact") == 0 || strcmp(name, "--labels") == 0) {
         if (value == NULL) usage_error("option needs a value", name);
         *(strcmp(name, "--labels") == 0 ? &o->labels : &o->artifact) = value;
     } else if (strcmp(name, "--threads") == 0) o->threads = (int)number_in(name, value, 0, PERSE_MAX_THREADS);
@@ -102,7 +120,7 @@ static int take_option(options *o, char **argv) {
 }
 
 static options parse(int argc, char **argv) {
-    options o = {.exit = PERSE_CASCADE, .threads = 1, .runs = 30, .fit = perse_fit_defaults()};
+    options o = {.exit = PERSE_CASCADE, .threads = 1, .runs = 30, .budget = DEFAULT_BUDGET, .fit = perse_fit_defaults()};
     for (int i = 1; i < argc;) {
         if (argv[i][0] == '-') {
             i += take_option(&o, argv + i);
@@ -175,7 +193,8 @@ static void check(perse_status status) {
     if (status == PERSE_OK) return;
     char where[512];
     const char *detail = perse_detail();
-    bool of_artifact = strncmp(detail, "heads.pack", 10) == 0 || strncmp(detail, "backbone.bin", 12) == 0;
+    bool of_artifact = strncmp(detail, "heads.pack", 10) == 0 || strncmp(detail, "backbone.bin", 12) == 0 ||
+                       (given->cache_file == NULL && strncmp(detail, "cache.bin", 9) == 0);
     snprintf(where, sizeof where, "%s%s%s", of_artifact ? given->artifact : "", of_artifact ? "/" : "",
              *detail ? detail : given->file ? given->file : given->command);
     fail(perse_status_text(status), where, perse_status_advice(status));
@@ -512,34 +531,65 @@ static void print_report(const options *o, const perse *p, const perse_report *r
 
 static perse_samples samples_of(const images *all, const float *features) { return (perse_samples){all->count, features, all->labels}; }
 
+/* The new images go to the cache, and what it then holds is what is learnt from. */
+static perse_samples through_cache(const options *o, perse *p, const images *all, const float *features, perse_cache_info *info) {
+    size_t each = perse_get_info(p).features, size = perse_cache_size(p, o->budget);
+    perse_cache *c;
+    void *memory = take_memory(size);
+    check(perse_cache_open(p, o->cache_file, o->budget, memory, size, &c));
+    for (uint32_t i = 0; i < all->count; i++) check(perse_cache_add(c, features + i * each, all->labels != NULL ? all->labels[i] : -1));
+    check(perse_cache_save(c));
+    *info = perse_get_cache_info(c);
+    float *kept = take_memory(info->samples * each * sizeof *kept);
+    int32_t *labels = take_memory(info->samples * sizeof *labels);
+    for (uint32_t i = 0; i < info->samples; i++) check(perse_cache_get(c, i, kept + i * each, &labels[i]));
+    perse_cache_close(c);
+    free(memory);
+    return (perse_samples){info->samples, kept, labels};
+}
+
+static void print_cache(const options *o, const perse_cache_info *c) {
+    if (!o->cache) return;
+    say(o, "cache: %u images, %u of them labelled, %.1f of %.1f kB\n", c->samples, c->labelled, (double)c->bytes * 1e-3, (double)o->budget * 1e-3);
+    if (!o->json) return;
+    json_open("cache", '{');
+    json_whole("samples", c->samples), json_whole("room", c->room), json_whole("labelled", c->labelled);
+    json_whole("bytes", c->bytes), json_whole("budget", o->budget), json_close('}');
+}
+
+static void print_personalised(const options *o, const perse *p, const perse_report *r, const perse_cache_info *cached, double bytes, double seconds) {
+    perse_info i = perse_get_info(p);
+    if (o->json) json_open(NULL, '{');
+    print_report(o, p, r);
+    say(o, "held-out %s on %u samples; %u trained, %u calibrated; teacher: %s\n", r->labelled ? "accuracy" : "agreement with the teacher",
+        r->held_out, r->train, r->calibrate, perse_teacher_text(r->teacher));
+    print_cache(o, cached);
+    say(o, "%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r->verdict), seconds, bytes * 1e-6);
+    if (!o->json) return;
+    json_bool("live", r->verdict == PERSE_BETTER), json_string("verdict", perse_verdict_text(r->verdict));
+    json_string("teacher", perse_teacher_text(r->teacher)), json_bool("labelled", r->labelled);
+    json_whole("generation", i.generation), json_open("samples", '{');
+    json_whole("train", r->train), json_whole("calibrate", r->calibrate), json_whole("held_out", r->held_out), json_close('}');
+    json_open("prior", '[');
+    for (uint32_t k = 0; k < i.classes; k++) json_number(NULL, (double)r->prior[k]);
+    json_close(']'), json_number("cache_bytes", bytes), json_number("seconds", seconds), json_close('}'), puts("");
+}
+
 static int personalise(const options *o) {
     perse *p = open_artifact(o, perse_open);
     perse_info i = perse_get_info(p);
     double start = now();
     images all = open_images(o, p);
     float *features = extract_features(o, p, &all);
-    perse_samples samples = samples_of(&all, features);
+    perse_cache_info cached = {0};
+    perse_samples samples = o->cache ? through_cache(o, p, &all, features, &cached) : samples_of(&all, features);
     perse_report r = {.exits = take_memory(i.exits * sizeof *r.exits), .prior = take_memory(i.classes * sizeof *r.prior)};
-    size_t size = perse_fit_size(p, all.count);
+    size_t size = perse_fit_size(p, samples.count);
     void *memory = take_memory(size);
     check(perse_fit(p, &samples, &o->fit, memory, size, &r));
     if (r.verdict == PERSE_BETTER) check(perse_save_pack(p));
     end_progress(o);
-    double cache = (double)all.count * i.features * sizeof(float), seconds = (now() - start) * 1e-3;
-    if (o->json) json_open(NULL, '{');
-    print_report(o, p, &r);
-    say(o, "held-out %s on %u samples; %u trained, %u calibrated; teacher: %s\n", r.labelled ? "accuracy" : "agreement with the teacher",
-        r.held_out, r.train, r.calibrate, perse_teacher_text(r.teacher));
-    say(o, "%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r.verdict), seconds, cache * 1e-6);
-    if (o->json) {
-        json_bool("live", r.verdict == PERSE_BETTER), json_string("verdict", perse_verdict_text(r.verdict));
-        json_string("teacher", perse_teacher_text(r.teacher)), json_bool("labelled", r.labelled);
-        json_whole("generation", perse_get_info(p).generation), json_open("samples", '{');
-        json_whole("train", r.train), json_whole("calibrate", r.calibrate), json_whole("held_out", r.held_out), json_close('}');
-        json_open("prior", '[');
-        for (uint32_t k = 0; k < i.classes; k++) json_number(NULL, (double)r.prior[k]);
-        json_close(']'), json_number("cache_bytes", cache), json_number("seconds", seconds), json_close('}'), puts("");
-    }
+    print_personalised(o, p, &r, &cached, (double)samples.count * i.features * sizeof(float), (now() - start) * 1e-3);
     free(features), free(memory);
     perse_close(p);
     return 0;
@@ -673,7 +723,10 @@ static const command commands[] = {
      "  --held-out X        share set aside for the decision (0.2)\n"
      "  --calibrate X       share set aside for temperatures and thresholds (0.2)\n"
      "  --max-drop X        accuracy that early answers may lose (0.01)\n"
-     "  --seed N            (1)\n", personalise},
+     "  --seed N            (1)\n"
+     "  --cache             keep the images' features in cache.bin beside the heads, and train on all that is kept there:\n"
+     "                      classes of earlier images are then not forgotten\n"
+     "  --cache-file FILE   the same in another file       --budget SIZE  of it at most (4MB)\n", personalise},
     {"calibrate", "IMAGES.npy [--labels LABELS.npy]", "refit temperatures and thresholds only",
      "  --max-drop X   accuracy that early answers may lose against the final exit (0.01)\n", calibrate},
     {"bench", "[--runs N]", "time every stage, head and exit", "Medians over N runs (30) on the artifact's own probe image.\n", bench},

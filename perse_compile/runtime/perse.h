@@ -38,13 +38,14 @@ extern "C" {
     X(PERSE_IO, "cannot read or write", "check the folder's permissions and the disk") \
     X(PERSE_DISK_FULL, "disk full", "free some space and try again; the heads in use are as they were") \
     X(PERSE_BUSY, "another process is saving heads here", "try again when it is done") \
-    X(PERSE_BAD_MAGIC, "not a perse file", "build the artifact again, or `perse reset` for heads.pack") \
+    X(PERSE_BAD_MAGIC, "not a perse file", "build the artifact again; `perse reset` for heads.pack; delete a cache") \
     X(PERSE_BAD_VERSION, "file version not supported", "build the artifact again with this version") \
-    X(PERSE_TRUNCATED, "file length is wrong", "copy the file again, or `perse rollback` for heads.pack") \
-    X(PERSE_BAD_LAYOUT, "file contents contradict themselves", "build the artifact again, or `perse reset` for heads.pack") \
-    X(PERSE_BAD_CHECKSUM, "file is damaged", "copy the file again, or `perse rollback` for heads.pack") \
+    X(PERSE_TRUNCATED, "file length is wrong", "copy the file again; `perse rollback` for heads.pack; delete a cache") \
+    X(PERSE_BAD_LAYOUT, "file contents contradict themselves", "build the artifact again; `perse reset` for heads.pack; delete a cache") \
+    X(PERSE_BAD_CHECKSUM, "file is damaged", "copy the file again; `perse rollback` for heads.pack; delete a cache") \
     X(PERSE_WRONG_BACKBONE, "backbone is not the one this program was built for", "keep an artifact's files together") \
     X(PERSE_WRONG_PACK, "heads belong to another artifact", "`perse reset` brings back the factory heads") \
+    X(PERSE_WRONG_CACHE, "cached features are of another artifact", "delete it, or name another file") \
     X(PERSE_NO_PREVIOUS, "no previous heads to roll back to", "`perse reset` brings back the factory heads") \
     X(PERSE_THREAD_FAILED, "cannot start a thread", "ask for fewer threads") \
     X(PERSE_NAN_INPUT, "input has NaN or infinite values", "check how the image was prepared") \
@@ -239,6 +240,30 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
 size_t perse_calibrate_size(const perse *p, uint32_t count);
 perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, void *memory, size_t size,
                              perse_report *report);
+
+/* ---- the feature cache ---- */
+
+/* Features of a person's images, kept on disk in half precision, so that a later fit learns from all of them and forgets no
+ * class. It never takes more than its budget in bytes, on disk or in memory: when it is full, the class with most samples (by
+ * label, or by the factory's final exit where there is none) gives one away, at random but reproducibly. It fits
+ * every build of the same program, on any target. */
+typedef struct perse_cache perse_cache;
+
+typedef struct {
+    uint32_t samples, room, labelled; /* room: samples that the budget has place for */
+    uint64_t bytes;                   /* of the file, once saved */
+} perse_cache_info;
+
+/* path: NULL is cache.bin beside the heads in use. Without the file the cache is empty. Uses p until it is closed. */
+size_t perse_cache_size(const perse *p, uint64_t budget);
+perse_status perse_cache_open(perse *p, const char *path, uint64_t budget, void *memory, size_t size, perse_cache **out);
+void perse_cache_close(perse_cache *c); /* without saving; NULL is fine */
+
+/* features: [features] of one image; label: -1 = unknown. An image that is there already only brings its label. */
+perse_status perse_cache_add(perse_cache *c, const float *features, int32_t label);
+perse_status perse_cache_get(const perse_cache *c, uint32_t sample, float *features, int32_t *label);
+perse_cache_info perse_get_cache_info(const perse_cache *c);
+perse_status perse_cache_save(perse_cache *c); /* in one step: whatever happens, the old file or the new one is there */
 
 /* ---- the pack on disk ---- */
 

@@ -1,0 +1,267 @@
+/* test_streaming.c - part of test_runtime.c: what an app does as images keep coming. */
+
+/* ---- the feature cache ---- */
+
+static void test_half(void) {
+    for (uint32_t h = 0; h < 0x7C00; h++) { /* every finite half, and what lies between it and the next */
+        float low = perse_from_half((uint16_t)h), high = h == 0x7BFF ? 65536.0f : perse_from_half((uint16_t)(h + 1));
+        float middle = low + (high - low) / 2;
+        uint32_t next = h == 0x7BFF ? h : h + 1, even = h % 2 == 0 ? h : next;
+        CHECK(low < high && perse_to_half(low) == h && perse_to_half(-low) == (h | 0x8000u));
+        CHECK(perse_to_half(nextafterf(middle, low)) == h && perse_to_half(nextafterf(middle, high)) == next);
+        CHECK(perse_to_half(middle) == even && perse_to_half(-middle) == (even | 0x8000u));
+    }
+    CHECK(perse_from_half(0x3C00) == 1 && perse_from_half(0xC000) == -2 && perse_from_half(1) == 0x1p-24f && perse_from_half(0x0400) == 0x1p-14f);
+    CHECK(perse_to_half(1e30f) == 0x7BFF && perse_to_half(-1e30f) == 0xFBFF && perse_to_half(1e-30f) == 0);
+}
+
+enum { SAMPLE = 8 + 2 * FEATURES, FIXED = 64 + 4 * K };
+static void *cache_memory;
+
+static perse_status try_cache(perse *p, const char *path, uint64_t samples, perse_cache **c) {
+    uint64_t budget = FIXED + samples * SAMPLE;
+    size_t size = perse_cache_size(p, budget);
+    free(cache_memory);
+    cache_memory = malloc(size);
+    memset(cache_memory, 0xA5, size);
+    return perse_cache_open(p, path, budget, cache_memory, size, c);
+}
+
+static perse_cache *open_cache_with(perse *p, uint64_t samples) {
+    perse_cache *c;
+    EXPECT(PERSE_OK, try_cache(p, NULL, samples, &c));
+    return c;
+}
+
+static void add(perse_cache *c, int from, int to, bool with_labels) {
+    for (int i = from; i < to; i++) EXPECT(PERSE_OK, perse_cache_add(c, features + i * FEATURES, with_labels ? labels[i] : -1));
+}
+
+static void count_classes(const perse_cache *c, int *of_class) {
+    float kept[FEATURES];
+    int32_t label;
+    memset(of_class, 0, (K + 1) * sizeof *of_class);
+    for (uint32_t i = 0; i < perse_get_cache_info(c).samples; i++) {
+        EXPECT(PERSE_OK, perse_cache_get(c, i, kept, &label));
+        of_class[label < 0 ? K : label]++;
+    }
+}
+
+static void test_cache(void) {
+    perse *p = open_with(1);
+    load_user(p, "user.raw");
+    perse_cache *c = open_cache_with(p, USERS);
+    CHECK(perse_get_cache_info(c).samples == 0 && perse_get_cache_info(c).room == USERS);
+    add(c, 0, 100, true);
+    add(c, 100, 150, false);
+    add(c, 0, 150, true); /* known already: only the labels are new */
+    perse_cache_info info = perse_get_cache_info(c);
+    CHECK(info.samples == 150 && info.labelled == 150 && info.bytes == FIXED + 150 * SAMPLE);
+    EXPECT(PERSE_OK, perse_cache_save(c));
+    perse_cache_close(c);
+    c = open_cache_with(p, USERS);
+    CHECK(perse_get_cache_info(c).samples == 150 && perse_get_cache_info(c).labelled == 150 && perse_get_cache_info(c).bytes == info.bytes);
+    float kept[FEATURES];
+    int32_t label;
+    for (uint32_t i = 0; i < 150; i++) {
+        EXPECT(PERSE_OK, perse_cache_get(c, i, kept, &label));
+        CHECK(label == labels[i]);
+        for (int f = 0; f < FEATURES; f++) CHECK(kept[f] == perse_from_half(perse_to_half(features[i * FEATURES + (uint32_t)f])));
+    }
+    add(c, 0, 10, false); /* a label is not lost */
+    CHECK(perse_get_cache_info(c).labelled == 150);
+    EXPECT(PERSE_BAD_LABEL, perse_cache_add(c, features, K));
+    EXPECT(PERSE_BAD_LABEL, perse_cache_add(c, features, -2));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_cache_add(c, NULL, 0));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_cache_get(c, 150, kept, &label));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_cache_save(NULL));
+    kept[5] = NAN;
+    EXPECT(PERSE_NAN_INPUT, perse_cache_add(c, kept, 0));
+    mock_fail = FAIL_HEAD;
+    EXPECT(PERSE_KERNEL_FAILED, perse_cache_add(c, features, 0));
+    mock_fail = FAIL_NAN_LOGITS;
+    EXPECT(PERSE_KERNEL_FAILED, perse_cache_add(c, features, 0));
+    mock_fail = FAIL_NONE;
+    CHECK(perse_get_cache_info(c).samples == 150 && perse_cache_size(NULL, 1) == 0);
+    perse_cache_close(c);
+    perse_cache_close(NULL);
+    EXPECT(PERSE_BAD_ARGUMENT, try_cache(p, NULL, 0, &c));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_cache_open(p, NULL, 1000, NULL, 0, &c));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_cache_open(p, NULL, 10, kept, sizeof kept, &c));
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_cache_open(p, NULL, 1000, kept, sizeof kept, &c));
+    EXPECT(PERSE_BAD_ARGUMENT, try_cache(p, "/tmp/", 9, &c));
+    EXPECT(PERSE_NO_FILE, try_cache(p, "/no/such/folder/cache.bin", 9, &c));
+    CHECK(c == NULL);
+    perse_close(p);
+}
+
+/* What comes in greater numbers gives way to what comes seldom; within a class all that came had the same chance. */
+static void test_reservoir(void) {
+    perse *p = open_with(1);
+    load_user(p, "generic.raw");
+    perse_cache *c;
+    int of_class[K + 1], rare, early = 0;
+    uint8_t *first = NULL;
+    size_t size = 0;
+    for (int again = 0; again < 2; again++) {
+        unlink(path_in(scratch, "cache.bin"));
+        c = open_cache_with(p, 40);
+        rare = 0;
+        for (int i = 0; i < USERS; i++)
+            if (labels[i] != 3 || rare++ < 8) add(c, i, i + 1, true); /* 8 of class 3, some 75 of the others */
+        EXPECT(PERSE_OK, perse_cache_save(c));
+        if (again == 0) first = read_file(scratch, "cache.bin", &size);
+        CHECK(same_file("cache.bin", first, size)); /* the same every time */
+        count_classes(c, of_class);
+        CHECK(of_class[3] == 8 && of_class[0] + of_class[1] + of_class[2] == 32 && size == FIXED + 40 * SAMPLE);
+        for (int k = 0; k < 3; k++) CHECK(of_class[k] == 10 || of_class[k] == 11);
+        perse_cache_close(c);
+    }
+    free(first);
+    c = open_cache_with(p, 20); /* a smaller budget */
+    count_classes(c, of_class);
+    CHECK(perse_get_cache_info(c).samples == 20);
+    for (int k = 0; k < 4; k++) CHECK(of_class[k] == 5);
+    add(c, 0, USERS, false); /* unlabelled ones do not drive out labelled ones, unless their class is rare */
+    count_classes(c, of_class);
+    CHECK(of_class[0] + of_class[1] + of_class[2] + of_class[3] >= 12);
+    perse_cache_close(c);
+    unlink(path_in(scratch, "cache.bin"));
+    c = open_cache_with(p, 4);
+    add(c, 0, USERS, false);
+    int32_t label;
+    float kept[FEATURES];
+    EXPECT(PERSE_OK, perse_cache_get(c, 0, kept, &label));
+    CHECK(label == -1);
+    add(c, 0, USERS, true); /* labelled ones drive out unlabelled ones */
+    CHECK(perse_get_cache_info(c).labelled == 4);
+    perse_cache_close(c);
+    unlink(path_in(scratch, "cache.bin"));
+    c = open_cache_with(p, 100); /* a fair draw over time: 300 of one class for 100 places */
+    for (int i = 0; i < USERS; i++) {
+        kept[0] = (float)i; /* tells them apart */
+        EXPECT(PERSE_OK, perse_cache_add(c, kept, 0));
+    }
+    for (uint32_t i = 0; i < 100; i++) {
+        EXPECT(PERSE_OK, perse_cache_get(c, i, kept, &label));
+        early += kept[0] < USERS / 2;
+    }
+    CHECK(early > 30 && early < 70); /* half of them, give or take five standard deviations */
+    perse_cache_close(c);
+    perse_close(p);
+}
+
+static perse_status open_damaged(perse *p, const uint8_t *bytes, size_t size) {
+    perse_cache *c;
+    write_file(scratch, "cache.bin", bytes, size);
+    perse_status status = try_cache(p, NULL, 60, &c);
+    CHECK((status == PERSE_OK) == (c != NULL));
+    perse_cache_close(c);
+    return status;
+}
+
+static perse_status open_patched(perse *p, const uint8_t *whole, size_t size, size_t at, uint32_t value) {
+    uint8_t *bytes = malloc(size);
+    memcpy(bytes, whole, size);
+    memcpy(bytes + at, &value, sizeof value);
+    uint32_t crc = perse_crc32(0, bytes + 16, size - 16);
+    memcpy(bytes + 12, &crc, sizeof crc);
+    perse_status status = open_damaged(p, bytes, size);
+    free(bytes);
+    return status;
+}
+
+static void test_cache_damage(void) {
+    perse *p = open_with(1);
+    load_user(p, "user.raw");
+    perse_cache *c = open_cache_with(p, 60);
+    add(c, 0, 50, true);
+    EXPECT(PERSE_OK, perse_cache_save(c));
+    perse_cache_close(c);
+    size_t size;
+    uint8_t *whole = read_file(scratch, "cache.bin", &size);
+    EXPECT(PERSE_OK, open_damaged(p, whole, size));
+    for (size_t cut = 0; cut < size; cut += cut < 200 ? 7 : 331) EXPECT(PERSE_TRUNCATED, open_damaged(p, whole, cut));
+    EXPECT(PERSE_TRUNCATED, open_damaged(p, whole, size + 1));
+    for (size_t bit = 0; bit < size * 8; bit += bit < 100 * 8 ? 1 : 641) {
+        whole[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        CHECK(open_damaged(p, whole, size) != PERSE_OK);
+        whole[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    whole[size - 1] ^= 1;
+    EXPECT(PERSE_BAD_CHECKSUM, open_damaged(p, whole, size));
+    whole[size - 1] ^= 1;
+    EXPECT(PERSE_BAD_MAGIC, open_patched(p, whole, size, 0, 7));
+    EXPECT(PERSE_BAD_VERSION, open_patched(p, whole, size, 8, 7));
+    EXPECT(PERSE_WRONG_CACHE, open_patched(p, whole, size, 24, 7));
+    EXPECT(PERSE_WRONG_CACHE, open_patched(p, whole, size, 28, 7));
+    EXPECT(PERSE_WRONG_CACHE, open_patched(p, whole, size, 32, 7));
+    CHECK(strcmp(perse_detail(), "cache.bin") == 0);
+    EXPECT(PERSE_BAD_LAYOUT, open_patched(p, whole, size, 36, 49));               /* samples */
+    EXPECT(PERSE_BAD_LAYOUT, open_patched(p, whole, size, 60, 1));                /* reserved */
+    EXPECT(PERSE_BAD_LAYOUT, open_patched(p, whole, size, FIXED, K));             /* a label */
+    EXPECT(PERSE_BAD_LAYOUT, open_patched(p, whole, size, FIXED + 4, K));         /* an answer */
+    EXPECT(PERSE_BAD_LAYOUT, open_patched(p, whole, size, FIXED + 8, 0x7C00));    /* an infinite feature */
+    EXPECT(PERSE_BAD_LAYOUT, open_patched(p, whole, size, 64 + 4 * (size_t)labels[0], 0)); /* a class that never came */
+    unlink(path_in(scratch, "cache.bin"));
+    mkdir(path_in(scratch, "cache.bin"), 0755);
+    EXPECT(PERSE_IO, try_cache(p, NULL, 60, &c));
+    rmdir(path_in(scratch, "cache.bin"));
+    free(whole);
+    perse_close(p);
+}
+
+static void test_cache_trouble(void) {
+    perse *p = open_with(1);
+    load_user(p, "user.raw");
+    perse_cache *c = open_cache_with(p, 60);
+    add(c, 0, 30, true);
+    EXPECT(PERSE_OK, perse_cache_save(c));
+    size_t size;
+    uint8_t *whole = read_file(scratch, "cache.bin", &size);
+    add(c, 30, 60, true);
+    int folder = open(scratch, O_RDONLY);
+    CHECK(flock(folder, LOCK_EX) == 0);
+    EXPECT(PERSE_BUSY, perse_cache_save(c));
+    close(folder);
+    mkdir(path_in(scratch, "cache.bin.new"), 0755);
+    EXPECT(PERSE_IO, perse_cache_save(c));
+    rmdir(path_in(scratch, "cache.bin.new"));
+    struct rlimit all, few;
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &all);
+    for (size_t limit = 0; limit < 2 * size - FIXED; limit += 301) {
+        few = (struct rlimit){limit, all.rlim_max};
+        setrlimit(RLIMIT_FSIZE, &few);
+        perse_status status = perse_cache_save(c);
+        setrlimit(RLIMIT_FSIZE, &all);
+        EXPECT(PERSE_DISK_FULL, status);
+        CHECK(same_file("cache.bin", whole, size) && !exists("cache.bin.new"));
+    }
+    EXPECT(PERSE_OK, perse_cache_save(c));
+    perse_cache_close(c);
+    for (int i = 0; i < 20; i++) { /* kill -9 at any moment leaves a cache that opens */
+        pid_t child = fork();
+        if (child == 0)
+            for (c = open_cache_with(p, 60);;)
+                if (perse_cache_save(c) != PERSE_OK) _exit(1);
+        usleep((useconds_t)(1000 + i * 137));
+        kill(child, SIGKILL);
+        int status;
+        waitpid(child, &status, 0);
+        CHECK(WIFSIGNALED(status));
+        c = open_cache_with(p, 60);
+        CHECK(perse_get_cache_info(c).samples == 60);
+        perse_cache_close(c);
+    }
+    char elsewhere[600];
+    snprintf(elsewhere, sizeof elsewhere, "%s/other.bin", scratch);
+    EXPECT(PERSE_OK, try_cache(p, elsewhere, 60, &c));
+    add(c, 0, 5, true);
+    EXPECT(PERSE_OK, perse_cache_save(c));
+    CHECK(exists("other.bin") && perse_get_cache_info(c).samples == 5);
+    perse_cache_close(c);
+    unlink(elsewhere);
+    free(whole);
+    perse_close(p);
+}
