@@ -32,6 +32,12 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, max=64, help="Threads of the artifact's runtime: 1, or every core under the emulator."),
 ]
+Pack = Annotated[
+    str | None,
+    typer.Option(
+        "--pack", metavar="NAME", help="A named pack instead of the artifact's own heads; `packs` lists them."
+    ),
+]
 Database = Annotated[
     Path | None,
     typer.Option("--database", metavar="FILE", help="What tuning found; tuning.jsonl in your cache by default."),
@@ -47,6 +53,7 @@ def register(app: typer.Typer) -> None:
         ("personalise", personalise, f"personalise {phone} --data my-photos/ --device emulator"),
         ("evaluate", evaluate, f"evaluate {heads} --data my-other-photos/"),
         ("run", run, f"run {heads} cat.jpg dog.jpg"),
+        ("packs", packs, f"packs {heads}"),
         ("doctor", doctor, "doctor"),
     ):
         app.command(name, epilog=f"Example: perse-compile {example}")(command)
@@ -170,6 +177,7 @@ def personalise(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the split and the order of images.")] = None,
     threads: Threads = None,
+    pack: Pack = None,
     cache: Annotated[
         bool,
         typer.Option(
@@ -185,9 +193,11 @@ def personalise(
 ) -> None:
     """Make an artifact one person's own: it trains its heads on their images, and keeps them if they are better."""
     if rollback or reset:
-        result = driver.restore_heads(artifact, "rollback" if rollback else "reset", device=device, notice=warn)
+        result = driver.restore_heads(
+            artifact, "rollback" if rollback else "reset", device=device, pack=pack, notice=warn
+        )
         print_json(result) if json else say(
-            f"{escape(str(artifact))}/heads.pack: {'the heads before' if rollback else 'factory heads'} are back"
+            f"{escape(heads_of(artifact, pack))}: {'the heads before' if rollback else 'factory heads'} are back"
         )
         return
     if data is None:
@@ -198,17 +208,22 @@ def personalise(
         given |= {"cache": "", **({"budget": budget} if budget is not None else {})}
     with progress() as tell:
         result = driver.personalise(
-            artifact, data, device=device, threads=threads, options=given, progress=tell, notice=warn
+            artifact, data, device=device, threads=threads, pack=pack, options=given, progress=tell, notice=warn
         )
-    print_json(result) if json else show_personalised(artifact, result)
+    print_json(result) if json else show_personalised(heads_of(artifact, pack), result)
 
 
 def evaluate(
-    artifact: ArtifactFolder, data: Data, device: DeviceName = None, threads: Threads = None, json: Json = False
+    artifact: ArtifactFolder,
+    data: Data,
+    device: DeviceName = None,
+    threads: Threads = None,
+    pack: Pack = None,
+    json: Json = False,
 ) -> None:
     """Measure an artifact on labelled images: accuracy and share of every exit, cost, time."""
     with progress() as tell:
-        result = driver.evaluate(artifact, data, device=device, threads=threads, progress=tell, notice=warn)
+        result = driver.evaluate(artifact, data, device=device, threads=threads, pack=pack, progress=tell, notice=warn)
     if json:
         print_json(result)
         return
@@ -229,11 +244,12 @@ def run(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG, ...")],
     device: DeviceName = None,
     threads: Threads = None,
+    pack: Pack = None,
     json: Json = False,
 ) -> None:
     """Classify pictures: class, exit taken, confidence, time."""
     with progress() as tell:
-        results = driver.run(artifact, images, device=device, threads=threads, progress=tell, notice=warn)
+        results = driver.run(artifact, images, device=device, threads=threads, pack=pack, progress=tell, notice=warn)
     if json:
         print_json({"results": results})
         return
@@ -246,6 +262,19 @@ def run(
             f"{result['confidence']:.1%}",
             f"{result['ms']:.2f}",
         )
+    console().print(shown)
+
+
+def packs(artifact: ArtifactFolder, device: DeviceName = None, json: Json = False) -> None:
+    """List the packs of an artifact: heads for several people or places."""
+    found = driver.packs(artifact, device=device, notice=warn)
+    if json:
+        print_json({"packs": found})
+        return
+    shown = table("pack", "heads", "changes")
+    for pack in found:
+        state = "damaged" if not pack["sound"] else "personalised" if pack["generation"] else "factory"
+        shown.add_row(escape(pack["name"]) or "(the artifact's own)", state, str(pack["generation"]))
     console().print(shown)
 
 
@@ -265,10 +294,15 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def heads_of(artifact: Path, pack: str | None) -> str:
+    """The file that holds them."""
+    return str(artifact / "heads.pack" if pack is None else artifact / "packs" / pack / "heads.pack")
+
+
 # --- printing ---------------------------------------------------------------------------------------------
 
 
-def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
+def show_personalised(heads: str, result: dict[str, Any]) -> None:
     samples, measure = result["samples"], "accuracy" if result["labelled"] else "agreement"
     shown = table("exit", f"{measure} before", "after", "share before", "after", "enabled")
     for exit in result["exits"]:
@@ -292,4 +326,4 @@ def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
     colour = "green" if result["live"] else "yellow"
     say(f"[{colour}]{escape(result['verdict'])}[/]")
     if result["live"]:
-        say(f"written: {escape(str(artifact))}/heads.pack; --rollback undoes it")
+        say(f"written: {escape(heads)}; --rollback undoes it")

@@ -164,6 +164,27 @@ def test_personalise_with_a_cache(artifact: Path, mine: Path, call: Any, complai
     assert "cache.bin: copy the file again" in complains("personalise", artifact, "--data", mine, "--cache")
 
 
+def test_packs(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
+    own = checksums(artifact)["heads.pack"]
+    out, _ = call("personalise", artifact, "--data", mine, "--pack", "anna")
+    assert (
+        "packs/anna/heads.pack" in out.replace("\n", "") and checksums(artifact / "packs" / "anna")["heads.pack"] != own
+    )
+    out, _ = call("packs", artifact)
+    assert "anna" in out and "personalised" in out and "(the artifact's own)" in out and "factory" in out
+    assert [pack["name"] for pack in json.loads(call("packs", artifact, "--json")[0])["packs"]] == ["", "anna"]
+    ours, hers = (
+        json.loads(call("evaluate", artifact, "--data", mine, "--json", *more)[0])["accuracy"]
+        for more in ([], ["--pack", "anna"])
+    )
+    assert hers > ours
+    Image.fromarray(pictures(1, 5)[0][0]).save("b.png")
+    assert "b.png" in call("run", artifact, "b.png", "--pack", "anna")[0]
+    assert "packs/anna/heads.pack: the heads before" in call("personalise", artifact, "--rollback", "--pack", "anna")[0]
+    assert "packs/ben" in complains("evaluate", artifact, "--data", mine, "--pack", "ben")
+    assert "not a name for a pack" in complains("run", artifact, "b.png", "--pack", "../ben")
+
+
 def test_evaluate(artifact: Path, mine: Path, call: Any) -> None:
     out, _ = call("evaluate", artifact, "--data", mine)
     assert "120 images" in out and "exit1" in out and "accuracy" in out

@@ -97,7 +97,18 @@ def test_cross_builds(factory: Path, artifact: Path, tmp_path: Path, target: str
 
 def test_help_teaches(artifact: Path) -> None:
     text = perse(artifact, "--help").stdout
-    for command in ("info", "selftest", "run", "evaluate", "personalise", "calibrate", "bench", "rollback", "reset"):
+    for command in (
+        "info",
+        "selftest",
+        "run",
+        "evaluate",
+        "personalise",
+        "calibrate",
+        "bench",
+        "packs",
+        "rollback",
+        "reset",
+    ):
         assert command in text
         assert f"usage: perse {command}" in perse(artifact, command, "--help").stdout
     assert perse(artifact, code=2).stdout == text
@@ -197,6 +208,38 @@ def test_cache(artifact: Path) -> None:
     (artifact / "cache.bin").unlink()
     assert "too few samples" in error(artifact, "personalise", artifact / "few.npy", "--cache")
     assert (artifact / "cache.bin").exists()  # the next ones may be enough
+
+
+def test_packs(artifact: Path) -> None:
+    own = (artifact / "heads.pack").read_bytes()
+    data = artifact / "user_x.npy", "--labels", artifact / "user_y.npy"
+    assert answer(artifact, "packs") == {"packs": [{"name": "", "sound": True, "generation": 0}]}
+    assert answer(artifact, "personalise", *data, "--pack", "anna", "--cache")["live"]
+    ours, hers = (answer(artifact, "evaluate", *data, *more)["accuracy"] for more in ([], ["--pack", "anna"]))
+    assert hers > ours + 0.1 and (artifact / "heads.pack").read_bytes() == own
+    np.save(artifact / "one.npy", np.load(data[0])[0])
+    said = {answer(artifact, "run", artifact / "one.npy", *more)["confidence"] for more in ([], ["--pack", "anna"])}
+    assert len(said) == 2
+    assert {path.name for path in (artifact / "packs" / "anna").iterdir()} == {
+        "heads.pack",
+        "heads.pack.previous",
+        "cache.bin",
+    }
+    assert answer(artifact, "rollback", "--pack", "anna") == {"generation": 0}
+    assert answer(artifact, "rollback", "--pack", "anna") == {"generation": 1}
+    assert "generation 1" in perse(artifact, "packs").stdout
+    (artifact / "packs" / "a file").write_text("not a pack")
+    damaged = artifact / "packs" / "anna" / "heads.pack"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert answer(artifact, "packs")["packs"][1:] == [{"name": "anna", "sound": False, "generation": 0}]
+    assert "anna                     file length is wrong\n" in perse(artifact, "packs").stdout
+    assert f"file length is wrong: {damaged}" in error(artifact, "info", "--pack", "anna")
+    assert answer(artifact, "reset", "--pack", "anna") == {"generation": 0}
+    assert f"no such file: {artifact}/packs/ben" in error(artifact, "info", "--pack", "ben")
+    assert "not a name for a pack: ../anna" in error(artifact, "info", "--pack", "../anna")
+    shutil.rmtree(artifact / "packs")
+    (artifact / "packs").write_text("")
+    assert "Not a directory" in error(artifact, "packs")
 
 
 def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:
@@ -329,6 +372,7 @@ def test_full_disk(artifact: Path) -> None:
         (["personalise", "x", "--budget"], "option needs a value: --budget"),
         (["personalise", "x", "--budget", "2 apples"], "not a size such as 500kB or 2MB: 2 apples"),
         (["personalise", "x", "--budget", "-1"], "not a size"),
+        (["info", "--pack"], "option needs a value: --pack"),
         (["personalise", "x", "--cache-file"], "option needs a value: --cache-file"),
         (["run"], "needs a .npy file: run"),
         (["run", "a", "b"], "one file is enough: b"),

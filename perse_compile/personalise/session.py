@@ -29,6 +29,7 @@ class Session:
     artifact: Artifact
     device: Device
     threads: int = 1
+    pack: str | None = None  # a named pack instead of the artifact's own heads; it stays on the device
 
     def read(self, data: Path, progress: Progress | None = None) -> Images:
         """Images and labels under `data`, as the artifact takes them. Raises DataError."""
@@ -68,7 +69,8 @@ class Session:
         return result
 
     def _call(self, arguments: list[str], progress: Progress | None = None) -> dict[str, Any]:
-        return self.artifact.call(self.device, [*arguments, "--threads", str(self.threads)], progress)
+        named = [] if self.pack is None else ["--pack", self.pack]
+        return self.artifact.call(self.device, [*arguments, "--threads", str(self.threads), *named], progress)
 
     @contextmanager
     def _files(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Iterator[tuple[str, str]]:

@@ -89,9 +89,16 @@ perse_status perse_pack_read(const perse_plan *plan, int folder, const char *nam
 
 /* ---- the library's state ---- */
 
+/* A pack and the folder of its files. */
+struct perse_place {
+    perse *p;
+    int folder;
+    perse_pack pack;
+};
+
 struct perse {
     const perse_plan *plan;
-    int folder;
+    int folder; /* of the pack in use */
     const uint8_t *file; /* backbone.bin, mapped */
     const perse_backbone_header *header;
     const uint8_t *weights;
@@ -101,6 +108,7 @@ struct perse {
     uint8_t *arena, *image;
     float *feature, *logits; /* of one exit */
     perse_pack live, spare;
+    perse_place own, *current; /* of the artifact itself; the one that `live` and `folder` are of, NULL = own */
 };
 
 perse_status perse_factory(perse *p, perse_pack *into);

@@ -3,6 +3,7 @@
 #include "npy.h"
 #include "perse.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -52,7 +53,7 @@ static double median(double *values, int count) {
 /* ---- options ---- */
 
 typedef struct {
-    const char *command, *file, *artifact, *labels, *cache_file;
+    const char *command, *file, *artifact, *labels, *cache_file, *pack;
     bool json, progress, help, quick, cache;
     int threads, runs, exit, probes;
     uint64_t budget;
@@ -93,7 +94,10 @@ static int take_option(options *o, char **argv) {
     if (strcmp(name, "--progress") == 0) return o->progress = true, 1;
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return o->help = true, 1;
     if (strcmp(name, "--cache") == 0) return o->cache = true, 1;
-    if (strcmp(name, "--cache-file") == 0) {
+    if (strcmp(name, "--pack") == 0) {
+        if (value == NULL) usage_error("option needs a value", name);
+        o->pack = value;
+    } else if (strcmp(name, "--cache-file") == 0) {
         if (value == NULL) usage_error("option needs a value", name);
         o->cache = true, o->cache_file = value;
     } else if (strcmp(name, "--budget") == 0) o->budget = number_of_bytes(name, value);
@@ -188,15 +192,17 @@ static void say(const options *o, const char *format, ...) {
 /* ---- the artifact ---- */
 
 static const options *given; /* for the messages of check() */
+static bool pack_opened;     /* what is said of heads is said of --pack's */
 
 static void check(perse_status status) {
     if (status == PERSE_OK) return;
     char where[512];
     const char *detail = perse_detail();
-    bool of_artifact = strncmp(detail, "heads.pack", 10) == 0 || strncmp(detail, "backbone.bin", 12) == 0 ||
-                       (given->cache_file == NULL && strncmp(detail, "cache.bin", 9) == 0);
-    snprintf(where, sizeof where, "%s%s%s", of_artifact ? given->artifact : "", of_artifact ? "/" : "",
-             *detail ? detail : given->file ? given->file : given->command);
+    bool of_pack = strncmp(detail, "heads.pack", 10) == 0 || (given->cache_file == NULL && strncmp(detail, "cache.bin", 9) == 0);
+    bool of_artifact = of_pack || strncmp(detail, "backbone.bin", 12) == 0 || strncmp(detail, "packs", 5) == 0;
+    bool named = of_pack && given->pack != NULL && pack_opened;
+    snprintf(where, sizeof where, "%s%s%s%s%s%s", of_artifact ? given->artifact : "", of_artifact ? "/" : "", named ? "packs/" : "",
+             named ? given->pack : "", named ? "/" : "", *detail ? detail : given->file ? given->file : given->command);
     fail(perse_status_text(status), where, perse_status_advice(status));
 }
 
@@ -206,6 +212,21 @@ static perse *open_artifact(const options *o, opener open) {
     perse *p;
     size_t size = perse_memory_size(o->threads);
     check(open(&p, o->artifact, o->threads, take_memory(size), size));
+    return p;
+}
+
+static perse_place *open_place(perse *p, const char *name, int flags) {
+    perse_place *place;
+    size_t size = perse_place_size(p);
+    pack_opened = true;
+    check(perse_open_place(p, name, flags, take_memory(size), size, &place));
+    return place;
+}
+
+/* The artifact with the heads that --pack names. */
+static perse *open_heads(const options *o, int flags) {
+    perse *p = open_artifact(o, o->pack != NULL ? perse_open_factory : perse_open);
+    if (o->pack != NULL) check(perse_use_place(p, open_place(p, o->pack, flags)));
     return p;
 }
 
@@ -321,7 +342,7 @@ static float *extract_features(const options *o, perse *p, const images *all) {
 /* ---- commands ---- */
 
 static int info(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     say(o, "%s for %s, built by perse-compile %s\n", i.name, i.target, i.version);
     say(o, "input %u x %u x %u, %u classes, %.1f million MACs\n", i.height, i.width, i.channels, i.classes, (double)i.macs * 1e-6);
@@ -418,7 +439,7 @@ static int selftest(const options *o) {
 }
 
 static int run(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     npy file;
     open_npy(&file, need_file(o));
@@ -446,7 +467,7 @@ static int run(const options *o) {
 }
 
 static int evaluate(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     images all = open_images(o, p);
     perse_result *results = take_memory(i.exits * sizeof *results), r;
@@ -576,7 +597,7 @@ static void print_personalised(const options *o, const perse *p, const perse_rep
 }
 
 static int personalise(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, PERSE_CREATE);
     perse_info i = perse_get_info(p);
     double start = now();
     images all = open_images(o, p);
@@ -596,7 +617,7 @@ static int personalise(const options *o) {
 }
 
 static int calibrate(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     images all = open_images(o, p);
     float *features = extract_features(o, p, &all);
@@ -609,6 +630,60 @@ static int calibrate(const options *o) {
     if (o->json) json_open(NULL, '{'), json_bool("labelled", r.labelled), json_whole("samples", r.calibrate);
     print_report(o, p, &r);
     if (o->json) json_whole("generation", perse_get_info(p).generation), json_close('}'), puts("");
+    perse_close(p);
+    return 0;
+}
+
+/* ---- packs ---- */
+
+static void print_pack(const options *o, const char *name, perse_status status, uint32_t generation) {
+    say(o, "%-24s %s", *name ? name : "(the artifact's own)", status != PERSE_OK ? perse_status_text(status) : generation == 0 ? "factory" : "personalised");
+    say(o, status == PERSE_OK && generation > 0 ? ", generation %u\n" : "\n", generation);
+    if (!o->json) return;
+    json_open(NULL, '{'), json_string("name", name), json_bool("sound", status == PERSE_OK), json_whole("generation", generation), json_close('}');
+}
+
+static void list_pack(const options *o, perse *p, const char *name, void *memory, size_t size) {
+    perse_place *place;
+    perse_status status = perse_open_place(p, name, 0, memory, size, &place);
+    if (status == PERSE_BAD_NAME || status == PERSE_NO_FILE) return; /* a stray file */
+    if (status == PERSE_OK) check(perse_use_place(p, place));
+    print_pack(o, name, status, status == PERSE_OK ? perse_get_info(p).generation : 0);
+    perse_close_place(place);
+}
+
+static int by_text(const void *left, const void *right) { return strcmp(*(char *const *)left, *(char *const *)right); }
+
+/* Names in the folder, in order. */
+static char **names_in(DIR *folder, size_t *count) {
+    char **names = NULL;
+    *count = 0;
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        char **more = realloc(names, (*count + 1) * sizeof *names);
+        if (more == NULL || (more[*count] = strdup(entry->d_name)) == NULL) fail("not enough memory", "this device", "");
+        names = more;
+        ++*count;
+    }
+    if (*count > 0) qsort(names, *count, sizeof *names, by_text);
+    return names;
+}
+
+static int packs(const options *o) {
+    char path[4200];
+    size_t count = 0;
+    perse *p = open_artifact(o, perse_open_factory);
+    size_t size = perse_place_size(p);
+    void *memory = take_memory(size);
+    snprintf(path, sizeof path, "%s/packs", o->artifact);
+    DIR *folder = opendir(path);
+    if (folder == NULL && errno != ENOENT) fail(strerror(errno), path, "check the folder's permissions");
+    char **names = folder == NULL ? NULL : names_in(folder, &count);
+    if (o->json) json_open(NULL, '{'), json_open("packs", '[');
+    perse_status own = perse_load_pack(p);
+    print_pack(o, "", own == PERSE_NO_FILE ? PERSE_OK : own, own == PERSE_OK ? perse_get_info(p).generation : 0);
+    for (size_t i = 0; i < count; i++) list_pack(o, p, names[i], memory, size);
+    if (o->json) json_close(']'), json_close('}'), puts("");
+    if (folder != NULL) closedir(folder);
     perse_close(p);
     return 0;
 }
@@ -631,7 +706,7 @@ static timing forced_ms(perse *p, const uint8_t *image, int exit, double *ms, in
 }
 
 static int bench(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     const uint8_t *image;
     const float *unused;
@@ -682,7 +757,7 @@ static int bench(const options *o) {
 }
 
 static int change_pack(const options *o, perse_status (*change)(perse *), const char *text) {
-    perse *p = open_artifact(o, perse_open_factory);
+    perse *p = o->pack != NULL ? open_heads(o, PERSE_FACTORY) : open_artifact(o, perse_open_factory);
     check(change(p));
     uint32_t generation = perse_get_info(p).generation;
     say(o, "%s (generation %u)\n", text, generation);
@@ -730,6 +805,8 @@ static const command commands[] = {
     {"calibrate", "IMAGES.npy [--labels LABELS.npy]", "refit temperatures and thresholds only",
      "  --max-drop X   accuracy that early answers may lose against the final exit (0.01)\n", calibrate},
     {"bench", "[--runs N]", "time every stage, head and exit", "Medians over N runs (30) on the artifact's own probe image.\n", bench},
+    {"packs", "", "heads for several people or places, and how far each has come",
+     "A pack is made by `perse personalise --pack NAME` and chosen by --pack NAME; its files are in packs/NAME.\n", packs},
     {"rollback", "", "back to the heads before the last change (and, again, forward)", "", rollback},
     {"reset", "", "back to the factory heads", "", reset},
 };
@@ -740,6 +817,7 @@ static void print_help(const command *c) {
     else puts("usage: perse COMMAND [options]\n\nOne network for one device, with exits it can leave early, and heads that learn their owner.\n");
     for (int i = 0; c == NULL && i < COMMANDS; i++) printf("  %-12s %s\n", commands[i].name, commands[i].summary);
     puts("\n  --json           one JSON object on stdout\n  --threads N      (1); 0 = one per core\n"
+         "  --pack NAME      heads in packs/NAME instead of the artifact's own\n"
          "  --artifact DIR   folder of backbone.bin and heads.pack (the executable's own)\n"
          "  --help           also after a command");
 }

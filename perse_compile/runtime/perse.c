@@ -104,7 +104,7 @@ static perse_status open_files(perse *p, const char *folder, bool factory) {
 
 static void close_files(perse *p) {
     if (p->file != NULL) munmap((void *)(uintptr_t)p->file, (size_t)p->header->length);
-    if (p->folder >= 0) close(p->folder);
+    if (p->own.folder >= 0) close(p->own.folder);
 }
 
 static perse_status open_any(perse **out, const char *folder, int threads, void *memory, size_t size, bool factory) {
@@ -115,6 +115,7 @@ static perse_status open_any(perse **out, const char *folder, int threads, void 
     perse *p = carve_all(&c, &perse_the_plan, resolve_threads(threads));
     if (c.used == SIZE_MAX) return perse_fail(PERSE_OUT_OF_MEMORY, "perse_memory_size");
     perse_status status = open_files(p, folder, factory);
+    p->own = (perse_place){p, p->folder, p->live};
     if (status == PERSE_OK) status = perse_pool_start(p->pool);
     if (status == PERSE_OK) *out = p;
     else close_files(p);

@@ -45,6 +45,7 @@ extern "C" {
     X(PERSE_BAD_CHECKSUM, "file is damaged", "copy the file again; `perse rollback` for heads.pack; delete a cache") \
     X(PERSE_WRONG_BACKBONE, "backbone is not the one this program was built for", "keep an artifact's files together") \
     X(PERSE_WRONG_PACK, "heads belong to another artifact", "`perse reset` brings back the factory heads") \
+    X(PERSE_BAD_NAME, "not a name for a pack", "use 1 to 48 letters, digits, - and _") \
     X(PERSE_WRONG_CACHE, "cached features are of another artifact", "delete it, or name another file") \
     X(PERSE_NO_PREVIOUS, "no previous heads to roll back to", "`perse reset` brings back the factory heads") \
     X(PERSE_THREAD_FAILED, "cannot start a thread", "ask for fewer threads") \
@@ -87,7 +88,7 @@ perse_status perse_open(perse **out, const char *folder, int threads, void *memo
 /* The same with the factory heads, whatever heads.pack is: for self-tests and repairs. */
 perse_status perse_open_factory(perse **out, const char *folder, int threads, void *memory, size_t size);
 
-void perse_close(perse *p); /* NULL is fine */
+void perse_close(perse *p); /* close its places and caches before; NULL is fine */
 
 typedef struct {
     const char *name, *target, *version;
@@ -240,6 +241,25 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
 size_t perse_calibrate_size(const perse *p, uint32_t count);
 perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, void *memory, size_t size,
                              perse_report *report);
+
+/* ---- several packs ---- */
+
+/* A place is a named pack: other heads for another person or another surrounding, in packs/NAME of the artifact's
+ * folder. It has its own heads.pack, heads.pack.previous and cache.bin. All functions on heads mean the place in use;
+ * after perse_open that is the artifact's own. Names: 1 to 48 of a-z A-Z 0-9 - _ and ., the first no dot. */
+typedef struct perse_place perse_place;
+enum { PERSE_LONGEST_NAME = 48 };
+
+/* PERSE_CREATE makes the folder if it is missing. Without a heads.pack there, or with PERSE_FACTORY, the factory heads
+ * are used. */
+enum { PERSE_CREATE = 1, PERSE_FACTORY = 2 };
+size_t perse_place_size(const perse *p);
+perse_status perse_open_place(perse *p, const char *name, int flags, void *memory, size_t size, perse_place **out);
+
+/* NULL is the artifact's own. Swaps pointers; copies and reads nothing. */
+perse_status perse_use_place(perse *p, perse_place *place);
+
+void perse_close_place(perse_place *place); /* if it is in use, the artifact's own is from here on; NULL is fine */
 
 /* ---- the feature cache ---- */
 

@@ -265,3 +265,90 @@ static void test_cache_trouble(void) {
     free(whole);
     perse_close(p);
 }
+
+/* ---- several packs ---- */
+
+static void test_places(void) {
+    perse *p = open_with(1);
+    load_user(p, "user.raw");
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    size_t size, own_size, place_size = perse_place_size(p);
+    uint8_t *own = read_file(scratch, "heads.pack", &own_size);
+    void *blocks[2] = {malloc(place_size), malloc(place_size)};
+    perse_place *anna, *ben;
+    EXPECT(PERSE_NO_FILE, perse_open_place(p, "anna", 0, blocks[0], place_size, &anna));
+    CHECK(anna == NULL && strcmp(perse_detail(), "packs/anna") == 0);
+    EXPECT(PERSE_OK, perse_open_place(p, "anna", PERSE_CREATE, blocks[0], place_size, &anna));
+    EXPECT(PERSE_OK, perse_open_place(p, "ben", PERSE_CREATE, blocks[1], place_size, &ben));
+    const perse_pack_entry *entries[3] = {p->live.exit, anna->pack.exit, ben->pack.exit};
+    EXPECT(PERSE_OK, perse_use_place(p, anna));
+    EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));
+    CHECK(r.verdict == PERSE_BETTER && perse_get_info(p).generation == 1);
+    EXPECT(PERSE_OK, perse_save_pack(p));
+    double hers = accuracy_of(p);
+    for (int turn = 0; turn < 3; turn++) { /* every swap is two pointers: nothing is read, nothing copied */
+        EXPECT(PERSE_OK, perse_use_place(p, NULL));
+        CHECK(p->live.exit == entries[0] && perse_get_info(p).generation == 0 && accuracy_of(p) < hers - 0.1);
+        EXPECT(PERSE_OK, perse_use_place(p, ben));
+        CHECK(p->live.exit == entries[2] && perse_get_info(p).generation == 0);
+        EXPECT(PERSE_OK, perse_use_place(p, anna));
+        CHECK(p->live.exit == entries[1] && perse_get_info(p).generation == 1 && accuracy_of(p) == hers);
+    }
+    CHECK(same_file("heads.pack", own, own_size) && exists("packs/anna/heads.pack") && !exists("packs/ben/heads.pack"));
+    perse_cache *c = open_cache_with(p, 60); /* the place's own */
+    add(c, 0, 10, true);
+    EXPECT(PERSE_OK, perse_cache_save(c));
+    CHECK(exists("packs/anna/cache.bin") && !exists("cache.bin"));
+    perse_cache_close(c);
+    EXPECT(PERSE_OK, perse_rollback_pack(p)); /* to the factory heads, which were in use before there was a file */
+    CHECK(perse_get_info(p).generation == 0);
+    EXPECT(PERSE_OK, perse_rollback_pack(p));
+    CHECK(perse_get_info(p).generation == 1 && accuracy_of(p) == hers);
+    perse_close_place(anna); /* in use: the artifact's own takes over */
+    CHECK(p->live.exit == entries[0] && perse_get_info(p).generation == 0);
+    EXPECT(PERSE_OK, perse_open_place(p, "anna", 0, blocks[0], place_size, &anna));
+    EXPECT(PERSE_OK, perse_use_place(p, anna));
+    CHECK(accuracy_of(p) == hers);
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    CHECK(perse_get_info(p).generation == 0 && same_file("packs/anna/heads.pack", own, own_size));
+    perse_close_place(anna);
+    uint8_t *whole = read_file(scratch, "packs/anna/heads.pack", &size);
+    write_file(scratch, "packs/anna/heads.pack", whole, size - 1);
+    EXPECT(PERSE_TRUNCATED, perse_open_place(p, "anna", 0, blocks[0], place_size, &anna));
+    EXPECT(PERSE_OK, perse_open_place(p, "anna", PERSE_FACTORY, blocks[0], place_size, &anna));
+    perse_close_place(anna);
+    perse_close_place(ben);
+    perse_close_place(NULL);
+    free(own), free(whole), free(blocks[0]), free(blocks[1]);
+    perse_close(p);
+}
+
+static void test_place_refusals(void) {
+    perse *p = open_with(1), *other;
+    size_t size = perse_place_size(p);
+    void *block = malloc(size), *memory_of_other = malloc(memory_size);
+    perse_place *place;
+    char longest[PERSE_LONGEST_NAME + 2] = {0};
+    memset(longest, 'n', PERSE_LONGEST_NAME + 1);
+    const char *const names[] = {"", ".", "..", "../x", "a/b", "/etc", ".hidden", "a b", "caf\xc3\xa9", longest};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        EXPECT(PERSE_BAD_NAME, perse_open_place(p, names[i], PERSE_CREATE, block, size, &place));
+    longest[PERSE_LONGEST_NAME] = 0;
+    EXPECT(PERSE_OK, perse_open_place(p, longest, PERSE_CREATE, block, size, &place));
+    perse_close_place(place);
+    EXPECT(PERSE_BAD_ARGUMENT, perse_open_place(p, NULL, 0, block, size, &place));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_open_place(p, "a", 4, block, size, &place));
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_open_place(p, "a", 0, block, size / 2, &place));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_use_place(NULL, NULL));
+    CHECK(perse_place_size(NULL) == 0 && place == NULL);
+    EXPECT(PERSE_OK, perse_open(&other, scratch, 1, memory_of_other, memory_size));
+    EXPECT(PERSE_OK, perse_open_place(p, "a", PERSE_CREATE, block, size, &place));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_use_place(other, place));
+    perse_close_place(place);
+    perse_close(other);
+    write_file(scratch, "packs/file", "x", 1);
+    EXPECT(PERSE_NO_FILE, perse_open_place(p, "file", 0, block, size, &place));
+    free(block), free(memory_of_other);
+    perse_close(p);
+}
