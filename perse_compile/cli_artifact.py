@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
         ("train-exits", train_exits, "train-exits resnet50.perse --data photos/"),
         ("build", build, "build --target arm64-android"),
         ("personalise", personalise, f"personalise {phone} --data my-photos/ --device emulator"),
+        ("estimate", estimate, f"estimate {phone} --images 300 --device emulator"),
         ("evaluate", evaluate, f"evaluate {heads} --data my-other-photos/"),
         ("run", run, f"run {heads} cat.jpg dog.jpg"),
         ("packs", packs, f"packs {heads}"),
@@ -208,9 +209,32 @@ def personalise(
         given |= {"cache": "", **({"budget": budget} if budget is not None else {})}
     with progress() as tell:
         result = driver.personalise(
-            artifact, data, device=device, threads=threads, pack=pack, options=given, progress=tell, notice=warn
+            artifact,
+            data,
+            device=device,
+            threads=threads,
+            pack=pack,
+            options=given,
+            before=None if json else show_estimate,
+            progress=tell,
+            notice=warn,
         )
     print_json(result) if json else show_personalised(heads_of(artifact, pack), result)
+
+
+def estimate(
+    artifact: ArtifactFolder,
+    images: Annotated[int, typer.Option("--images", min=20, help="So many of the person's images.")] = 300,
+    device: DeviceName = None,
+    threads: Threads = None,
+    pack: Pack = None,
+    cache: Annotated[bool, typer.Option("--cache", help="They come to those that the cache has kept.")] = False,
+    json: Json = False,
+) -> None:
+    """What personalising would take: seconds, core-seconds and memory, from a short probe of the device."""
+    options = {"cache": ""} if cache else {}
+    found = driver.estimate(artifact, images, device=device, threads=threads, pack=pack, options=options, notice=warn)
+    print_json(found) if json else show_estimate(found)
 
 
 def evaluate(
@@ -300,6 +324,14 @@ def heads_of(artifact: Path, pack: str | None) -> str:
 
 
 # --- printing ---------------------------------------------------------------------------------------------
+
+
+def show_estimate(found: dict[str, Any]) -> None:
+    say(
+        f"{found['images']} images to see, {found['samples']} to learn from: about {found['seconds']:.1f} s,"
+        f" at most {found['seconds_at_most']:.1f} s ({found['core_seconds']:.1f} to {found['core_seconds_at_most']:.1f}"
+        f" core-seconds), {found['memory_bytes'] / 1e6:.0f} MB of memory"
+    )
 
 
 def show_personalised(heads: str, result: dict[str, Any]) -> None:

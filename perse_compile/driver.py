@@ -237,12 +237,31 @@ def personalise(
     threads: int | None = None,
     pack: str | None = None,
     options: dict[str, str] | None = None,
+    before: Callable[[dict[str, Any]], None] | None = None,
     progress: Tell | None = None,
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Decode here, train there; heads.pack changes only if the new heads are better."""
+    """Decode here, train there; heads.pack changes only if the new heads are better. `before` hears the estimate."""
     with open_session(folder, device, threads, pack=pack, progress=progress, notice=notice) as session:
-        return session.personalise(session.read(data, progress), options or {}, progress)
+        images = session.read(data, progress)
+        if before is not None:
+            before(session.estimate(len(images.pixels), options or {}))
+        return session.personalise(images, options or {}, progress)
+
+
+def estimate(
+    folder: Path,
+    images: int,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    pack: str | None = None,
+    options: dict[str, str] | None = None,
+    notice: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """What personalising with so many images would take there."""
+    with open_session(folder, device, threads, pack=pack, notice=notice) as session:
+        return session.estimate(images, options or {})
 
 
 def evaluate(

@@ -164,6 +164,13 @@ def test_personalise_with_a_cache(artifact: Path, mine: Path, call: Any, complai
     assert "cache.bin: copy the file again" in complains("personalise", artifact, "--data", mine, "--cache")
 
 
+def test_estimate(artifact: Path, mine: Path, call: Any) -> None:
+    assert "200 images to see, 200 to learn from: about" in call("estimate", artifact, "--images", "200")[0]
+    found = json.loads(call("estimate", artifact, "--json", "--threads", "2", "--cache")[0])
+    assert found["images"] == found["samples"] == 300 and 0 < found["seconds"] < found["seconds_at_most"]
+    assert call("personalise", artifact, "--data", mine)[0].startswith("120 images to see")
+
+
 def test_packs(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
     own = checksums(artifact)["heads.pack"]
     out, _ = call("personalise", artifact, "--data", mine, "--pack", "anna")

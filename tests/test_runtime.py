@@ -242,6 +242,36 @@ def test_packs(artifact: Path) -> None:
     assert "Not a directory" in error(artifact, "packs")
 
 
+def test_estimate(artifact: Path) -> None:
+    data = artifact / "user_x.npy", "--labels", artifact / "user_y.npy"
+    found = answer(artifact, "estimate", "--images", "300", "--threads", "2")
+    assert (found["images"], found["samples"], found["epochs_at_most"]) == (300, 300, 40)
+    assert 0 < found["seconds"] < found["seconds_at_most"] and found["core_seconds"] == pytest.approx(
+        2 * found["seconds"]
+    )
+    assert "300 images to see, 300 to learn from: about" in perse(artifact, "estimate").stdout
+    assert perse(artifact, "personalise", *data).stdout.startswith("300 images to see")  # before it trains
+    report = answer(artifact, "personalise", *data, "--cache", "--budget", "20kB", "--epochs", "5")["estimate"]
+    assert report["epochs_at_most"] == 5 and (report["images"], report["samples"]) == (300, 131)
+    more = answer(artifact, "estimate", "--images", "10", "--cache")
+    assert (more["images"], more["samples"]) == (10, 141)
+    assert not (artifact / "cache.bin.new").exists()
+
+
+def test_watch(artifact: Path) -> None:
+    images, heads = np.load(artifact / "generic_x.npy"), (artifact / "heads.pack").read_bytes()
+    np.save(artifact / "stream.npy", np.concatenate([images] * 4))
+    found = answer(artifact, "run", artifact / "stream.npy", "--watch", "3", "--max-disagreement", "0.6")
+    assert len(found["results"]) == 1200 and all(r["stages"] == 3 for r in found["results"][2::3])
+    assert all(r["stages"] == r["exit"] + 1 for r in found["results"][::3])
+    assert [e["name"] for e in found["watch"]] == ["exit0", "exit1"] and found["watch"][0]["tightened"] == 0
+    strict = answer(artifact, "run", artifact / "stream.npy", "--watch", "1", "--max-disagreement", "0.001")["watch"]
+    assert strict[0]["checked"] > 20 and strict[0]["disagreed"] > 0 and strict[0]["tightened"] > 0
+    assert strict[0]["threshold"] > found["watch"][0]["threshold"]
+    assert "what the watch did" in perse(artifact, "run", artifact / "stream.npy", "--watch", "2").stdout
+    assert (artifact / "heads.pack").read_bytes() == heads
+
+
 def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:
     np.save(artifact / "poison.npy", np.random.default_rng(0).integers(0, 4, 300))
     before = (artifact / "heads.pack").read_bytes()

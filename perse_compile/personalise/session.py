@@ -49,12 +49,14 @@ class Session:
         options: those of `perse personalise` without their dashes; an empty value is that of a flag.
         """
         with self._files(images.pixels, images.labels) as (pixels, labels):
-            arguments = ["personalise", pixels, *(["--labels", labels] if labels else [])]
-            for name, value in options.items():
-                arguments += [f"--{name}", *([value] if value else [])]
+            arguments = ["personalise", pixels, *(["--labels", labels] if labels else []), *_words(options)]
             result = self._call(arguments, progress)
         bring_back_heads(self.artifact, self.device)
         return result
+
+    def estimate(self, images: int, options: dict[str, str]) -> dict[str, Any]:
+        """What `personalise` would take with so many images: seconds, core-seconds, memory; by a short probe."""
+        return self._call(["estimate", "--images", str(images), *_words(options)])
 
     def run(self, path: Path) -> dict[str, Any]:
         """One picture (JPEG, PNG, …): class, exit taken, confidence, milliseconds."""
@@ -87,3 +89,7 @@ class Session:
                 ) from error
             there = stack.enter_context(self.device.lend(folder / "images.npy"))
             yield there, "" if labels is None else stack.enter_context(self.device.lend(folder / "labels.npy"))
+
+
+def _words(options: dict[str, str]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", value) if word]

@@ -56,8 +56,10 @@ typedef struct {
     const char *command, *file, *artifact, *labels, *cache_file, *pack;
     bool json, progress, help, quick, cache;
     int threads, runs, exit, probes;
+    uint32_t images;
     uint64_t budget;
     perse_fit_options fit;
+    perse_watch_options watch; /* every = 0: none */
 } options;
 
 static double number(const char *name, const char *text) {
@@ -107,6 +109,9 @@ static int take_option(options *o, char **argv) {
     } else if (strcmp(name, "--threads") == 0) o->threads = (int)number_in(name, value, 0, PERSE_MAX_THREADS);
     else if (strcmp(name, "--runs") == 0) o->runs = (int)number_in(name, value, 1, 100000);
     else if (strcmp(name, "--probes") == 0) o->probes = (int)number_in(name, value, 1, 1000);
+    else if (strcmp(name, "--watch") == 0) o->watch.every = (uint32_t)number_in(name, value, 1, 1000000);
+    else if (strcmp(name, "--max-disagreement") == 0) o->watch.max_disagreement = (float)number_in(name, value, 0.001, 0.99);
+    else if (strcmp(name, "--images") == 0) o->images = (uint32_t)number_in(name, value, 1, 10000000);
     else if (strcmp(name, "--exit") == 0) o->exit = (int)number_in(name, value, 0, 1000);
     else if (strcmp(name, "--epochs") == 0) o->fit.epochs = (uint32_t)number_in(name, value, 1, 100000);
     else if (strcmp(name, "--patience") == 0) o->fit.patience = (uint32_t)number_in(name, value, 1, 100000);
@@ -124,7 +129,8 @@ static int take_option(options *o, char **argv) {
 }
 
 static options parse(int argc, char **argv) {
-    options o = {.exit = PERSE_CASCADE, .threads = 1, .runs = 30, .budget = DEFAULT_BUDGET, .fit = perse_fit_defaults()};
+    options o = {.exit = PERSE_CASCADE, .threads = 1, .runs = 30, .images = 300, .budget = DEFAULT_BUDGET, .fit = perse_fit_defaults(), .watch = perse_watch_defaults()};
+    o.watch.every = 0;
     for (int i = 1; i < argc;) {
         if (argv[i][0] == '-') {
             i += take_option(&o, argv + i);
@@ -438,7 +444,54 @@ static int selftest(const options *o) {
     return ok ? 0 : 1;
 }
 
+static void json_result(const perse *p, const perse_result *r, double ms) {
+    json_whole("label", (uint64_t)r->label), json_string("name", perse_get_info(p).class_names[r->label]);
+    json_whole("exit", (uint64_t)r->exit), json_string("exit_name", exit_info(p, (uint32_t)r->exit).name);
+    json_number("confidence", (double)r->confidence), json_whole("stages", (uint64_t)r->stages), json_number("ms", ms);
+}
+
+static void print_watch(const options *o, const perse *p, const perse_watch *w) {
+    say(o, "%-8s %8s %9s %16s %9s  %s\n", "exit", "checked", "disagree", "of late", "threshold", "what the watch did");
+    if (o->json) json_open("watch", '[');
+    for (uint32_t e = 0; e + 1 < perse_get_info(p).exits; e++) {
+        perse_watch_report x;
+        check(perse_watch_look(w, (int)e, &x));
+        const char *name = exit_info(p, e).name;
+        say(o, "%-8s %8u %9u %5.1f%% to %5.1f%% %9.4f  %u stricter, %u looser%s\n", name, x.checked, x.disagreed, 100 * x.low, 100 * x.high,
+            (double)x.threshold, x.tightened, x.loosened, x.switched_off ? ", switched off" : x.enabled ? "" : " (disabled)");
+        if (!o->json) continue;
+        json_open(NULL, '{'), json_string("name", name), json_whole("checked", x.checked), json_whole("disagreed", x.disagreed);
+        json_number("low", x.low), json_number("high", x.high), json_number("threshold", (double)x.threshold);
+        json_whole("tightened", x.tightened), json_whole("loosened", x.loosened), json_bool("switched_off", x.switched_off);
+        json_bool("enabled", x.enabled), json_close('}');
+    }
+    if (o->json) json_close(']');
+}
+
+/* A stream of images, watched. */
+static int watch(const options *o) {
+    perse *p = open_heads(o, 0);
+    images all = open_images(o, p);
+    size_t size = perse_watch_size(p);
+    perse_watch *w;
+    check(perse_watch_begin(p, &o->watch, take_memory(size), size, &w));
+    if (o->json) json_open(NULL, '{'), json_open("results", '[');
+    for (uint32_t n = 0; n < all.count; n++) {
+        perse_result r;
+        double start = now();
+        check(perse_watch_run_u8(w, image_at(&all, n), &r, NULL));
+        if (o->json) json_open(NULL, '{'), json_result(p, &r, now() - start), json_close('}');
+    }
+    if (o->json) json_close(']');
+    print_watch(o, p, w);
+    if (o->json) json_close('}'), puts("");
+    perse_watch_end(w);
+    perse_close(p);
+    return 0;
+}
+
 static int run(const options *o) {
+    if (o->watch.every > 0) return watch(o);
     perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     npy file;
@@ -457,10 +510,7 @@ static int run(const options *o) {
     say(o, "class %d (%s), confidence %.3f, %s after %d of %u stages, %.2f ms\n", r.label, name, (double)r.confidence, exit_name, r.stages,
         i.exits, ms);
     if (o->json) {
-        json_open(NULL, '{');
-        json_whole("label", (uint64_t)r.label), json_string("name", name), json_whole("exit", (uint64_t)r.exit);
-        json_string("exit_name", exit_name), json_number("confidence", (double)r.confidence);
-        json_whole("stages", (uint64_t)r.stages), json_number("ms", ms), json_close('}'), puts("");
+        json_open(NULL, '{'), json_result(p, &r, ms), json_close('}'), puts("");
     }
     perse_close(p);
     return 0;
@@ -578,7 +628,20 @@ static void print_cache(const options *o, const perse_cache_info *c) {
     json_whole("bytes", c->bytes), json_whole("budget", o->budget), json_close('}');
 }
 
-static void print_personalised(const options *o, const perse *p, const perse_report *r, const perse_cache_info *cached, double bytes, double seconds) {
+static void print_estimate(const options *o, const char *key, const perse_estimate *e) {
+    say(o, "%u images to see, %u to learn from: about %.2f s, at most %.2f s (%.2f and %.2f core-seconds), %.1f MB of memory\n", e->images,
+        e->samples, e->seconds, e->seconds_at_most, e->core_seconds, e->core_seconds_at_most, (double)e->memory * 1e-6);
+    fflush(stdout);
+    if (!o->json) return;
+    json_open(key, '{');
+    json_whole("images", e->images), json_whole("samples", e->samples), json_whole("epochs_at_most", e->epochs_at_most);
+    json_number("seconds", e->seconds), json_number("seconds_at_most", e->seconds_at_most);
+    json_number("core_seconds", e->core_seconds), json_number("core_seconds_at_most", e->core_seconds_at_most);
+    json_whole("memory_bytes", e->memory), json_close('}');
+}
+
+static void print_personalised(const options *o, const perse *p, const perse_report *r, const perse_estimate *expected,
+                               const perse_cache_info *cached, double bytes, double seconds) {
     perse_info i = perse_get_info(p);
     if (o->json) json_open(NULL, '{');
     print_report(o, p, r);
@@ -587,6 +650,7 @@ static void print_personalised(const options *o, const perse *p, const perse_rep
     print_cache(o, cached);
     say(o, "%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r->verdict), seconds, bytes * 1e-6);
     if (!o->json) return;
+    print_estimate(o, "estimate", expected);
     json_bool("live", r->verdict == PERSE_BETTER), json_string("verdict", perse_verdict_text(r->verdict));
     json_string("teacher", perse_teacher_text(r->teacher)), json_bool("labelled", r->labelled);
     json_whole("generation", i.generation), json_open("samples", '{');
@@ -596,11 +660,45 @@ static void print_personalised(const options *o, const perse *p, const perse_rep
     json_close(']'), json_number("cache_bytes", bytes), json_number("seconds", seconds), json_close('}'), puts("");
 }
 
+/* Samples that the cache will have once these images are in it. */
+static uint32_t samples_with_cache(const options *o, perse *p, uint32_t images) {
+    if (!o->cache) return images;
+    perse_cache *c;
+    size_t size = perse_cache_size(p, o->budget);
+    void *memory = take_memory(size);
+    check(perse_cache_open(p, o->cache_file, o->budget, memory, size, &c));
+    perse_cache_info info = perse_get_cache_info(c);
+    perse_cache_close(c);
+    free(memory);
+    uint64_t samples = (uint64_t)info.samples + images;
+    return samples < info.room ? (uint32_t)samples : info.room;
+}
+
+static perse_estimate estimate_fit(const options *o, perse *p, uint32_t images) {
+    perse_estimate e;
+    size_t size = perse_estimate_size(p);
+    void *memory = take_memory(size);
+    check(perse_estimate_fit(p, images, samples_with_cache(o, p, images), &o->fit, memory, size, &e));
+    free(memory);
+    return e;
+}
+
+static int estimate(const options *o) {
+    perse *p = open_heads(o, PERSE_CREATE);
+    perse_estimate e = estimate_fit(o, p, o->images);
+    print_estimate(o, NULL, &e);
+    if (o->json) puts("");
+    perse_close(p);
+    return 0;
+}
+
 static int personalise(const options *o) {
     perse *p = open_heads(o, PERSE_CREATE);
     perse_info i = perse_get_info(p);
-    double start = now();
     images all = open_images(o, p);
+    perse_estimate expected = estimate_fit(o, p, all.count);
+    if (!o->json) print_estimate(o, NULL, &expected);
+    double start = now();
     float *features = extract_features(o, p, &all);
     perse_cache_info cached = {0};
     perse_samples samples = o->cache ? through_cache(o, p, &all, features, &cached) : samples_of(&all, features);
@@ -608,9 +706,10 @@ static int personalise(const options *o) {
     size_t size = perse_fit_size(p, samples.count);
     void *memory = take_memory(size);
     check(perse_fit(p, &samples, &o->fit, memory, size, &r));
+    double seconds = (now() - start) * 1e-3; /* without the disk's */
     if (r.verdict == PERSE_BETTER) check(perse_save_pack(p));
     end_progress(o);
-    print_personalised(o, p, &r, &cached, (double)samples.count * i.features * sizeof(float), (now() - start) * 1e-3);
+    print_personalised(o, p, &r, &expected, &cached, (double)samples.count * i.features * sizeof(float), seconds);
     free(features), free(memory);
     perse_close(p);
     return 0;
@@ -784,7 +883,10 @@ static const command commands[] = {
      "  --probes N   only so many of the images with known answers (all)\n"
      "  --quick      one image, once through all exits: for emulators\n", selftest},
     {"run", "IMAGE.npy", "classify one image",
-     "IMAGE.npy: uint8 [H, W, C] pixels, or float32 [H, W, C] already normalised.\n  --exit N   let exit N answer, whatever its confidence\n", run},
+     "IMAGE.npy: uint8 [H, W, C] pixels, or float32 [H, W, C] already normalised.\n  --exit N   let exit N answer, whatever its confidence\n"
+     "  --watch K  IMAGE.npy is a stream [N, H, W, C]; every K-th runs to the end, and exits that disagree with the final one\n"
+     "             too often are made stricter or switched off, for this stream\n"
+     "  --max-disagreement X   of an exit's confident answers (0.1)\n", run},
     {"evaluate", "IMAGES.npy [--labels LABELS.npy]", "accuracy, share of samples per exit, cost, time",
      "IMAGES.npy: uint8 [N, H, W, C]; LABELS.npy: int32 or int64 [N] class numbers, -1 = unknown.\n", evaluate},
     {"personalise", "IMAGES.npy [--labels LABELS.npy]", "train the heads on a person's images",
@@ -802,6 +904,8 @@ static const command commands[] = {
      "  --cache             keep the images' features in cache.bin beside the heads, and train on all that is kept there:\n"
      "                      classes of earlier images are then not forgotten\n"
      "  --cache-file FILE   the same in another file       --budget SIZE  of it at most (4MB)\n", personalise},
+    {"estimate", "[--images N]", "what personalising would take: seconds, core-seconds, memory",
+     "From a short probe on this device. Takes personalise's options, --cache too.\n  --images N   so many new ones (300)\n", estimate},
     {"calibrate", "IMAGES.npy [--labels LABELS.npy]", "refit temperatures and thresholds only",
      "  --max-drop X   accuracy that early answers may lose against the final exit (0.01)\n", calibrate},
     {"bench", "[--runs N]", "time every stage, head and exit", "Medians over N runs (30) on the artifact's own probe image.\n", bench},

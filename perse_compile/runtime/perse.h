@@ -145,6 +145,38 @@ perse_status perse_head_logits(perse *p, int exit, const float *features, float 
 /* Milliseconds of one walk through everything. stage, head: [exits]; head includes pooling. */
 perse_status perse_profile_u8(perse *p, const uint8_t *image, double *input, double *stage, double *head);
 
+/* ---- drift watch ---- */
+
+/* Every so many-th image runs to the end although an early exit was confident; the answer is the same as without. If an exit
+ * then disagrees with the final one more often than is allowed, its threshold is halved towards 1, four times at most, then the
+ * exit is switched off; step by step it comes back when it agrees again. This changes the heads in use until
+ * perse_watch_end, which must come before heads are saved, trained or exchanged. */
+typedef struct perse_watch perse_watch;
+
+typedef struct {
+    uint32_t every;         /* 1 = every image */
+    float max_disagreement; /* allowed share of an exit's confident answers that the final exit contradicts, 0 .. 1 */
+    float deviations;       /* how sure to be, in standard deviations, before anything is changed */
+} perse_watch_options;
+
+typedef struct {
+    uint32_t images, images_checked;   /* seen in all; run to the end */
+    uint32_t checked, disagreed;       /* of this exit's confident answers */
+    uint32_t recent, recent_disagreed; /* the same since its threshold last changed, the last 400 at most */
+    double low, high;                  /* Wilson's interval of the recent rate */
+    uint32_t tightened, loosened;      /* steps */
+    bool switched_off, enabled;        /* by the watch; as it is now */
+    float threshold;                   /* as it is now */
+} perse_watch_report;
+
+perse_watch_options perse_watch_defaults(void);
+size_t perse_watch_size(const perse *p);
+perse_status perse_watch_begin(perse *p, const perse_watch_options *options, void *memory, size_t size, perse_watch **out);
+perse_status perse_watch_run_u8(perse_watch *w, const uint8_t *image, perse_result *result, float *logits); /* as perse_run_u8 */
+perse_status perse_watch_run_f32(perse_watch *w, const float *image, perse_result *result, float *logits);
+perse_status perse_watch_look(const perse_watch *w, int exit, perse_watch_report *out); /* not the final exit */
+void perse_watch_end(perse_watch *w); /* thresholds as they were; NULL is fine */
+
 /* ---- one training step ---- */
 
 typedef struct perse_training perse_training; /* one exit's velocity, and the weights that decay pulls towards */
@@ -236,6 +268,18 @@ typedef struct {
 size_t perse_fit_size(const perse *p, uint32_t count); /* SIZE_MAX when there is no such amount */
 perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
                        perse_report *report);
+
+/* What that will take, before it starts: of a probe here and now (some inferences, some training batches of every head) and
+ * the number of batches. Training stops early: `seconds` is what to expect, with all epochs it is `seconds_at_most`. */
+typedef struct {
+    uint32_t images, samples, epochs_at_most; /* images: through the backbone first; samples: to learn from */
+    double seconds, seconds_at_most, core_seconds, core_seconds_at_most; /* core-seconds: times the threads */
+    uint64_t memory; /* bytes, with the backbone, the features and the images */
+} perse_estimate;
+
+size_t perse_estimate_size(const perse *p);
+perse_status perse_estimate_fit(perse *p, uint32_t images, uint32_t samples, const perse_fit_options *options, void *memory, size_t size,
+                                perse_estimate *out);
 
 /* Temperatures and thresholds only, from all of the samples, without a gate. Without labels the final exit is right. */
 size_t perse_calibrate_size(const perse *p, uint32_t count);

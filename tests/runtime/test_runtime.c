@@ -730,7 +730,7 @@ int main(int argc, char **argv) {
         TEST(training_step), TEST(personalise), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
-        TEST(places), TEST(place_refusals),
+        TEST(places), TEST(place_refusals), TEST(estimate), TEST(watch), TEST(watch_refusals),
     };
     if (argc != 3 && argc != 4) return 2;
     source = argv[1];

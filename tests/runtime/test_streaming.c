@@ -352,3 +352,150 @@ static void test_place_refusals(void) {
     free(block), free(memory_of_other);
     perse_close(p);
 }
+
+/* ---- estimates ---- */
+
+static void test_estimate(void) {
+    perse *p = open_with(2);
+    perse_fit_options o = perse_fit_defaults();
+    perse_estimate e, twice;
+    size_t size = perse_estimate_size(p);
+    void *block = malloc(size);
+    EXPECT(PERSE_OK, perse_estimate_fit(p, 100, 200, &o, block, size, &e));
+    CHECK(e.images == 100 && e.samples == 200 && e.epochs_at_most == o.epochs && e.seconds > 0 && e.seconds < e.seconds_at_most);
+    CHECK(e.core_seconds == 2 * e.seconds && e.core_seconds_at_most == 2 * e.seconds_at_most);
+    CHECK(e.memory == perse_memory_size(2) + p->plan->backbone_size + perse_fit_size(p, 200) + 200 * FEATURES * 4 + 100 * PIXELS);
+    EXPECT(PERSE_OK, perse_estimate_fit(p, 100000, 200000, &o, block, size, &twice));
+    CHECK(twice.seconds > 50 * e.seconds && twice.memory > 500 * (e.memory - perse_memory_size(2) - p->plan->backbone_size));
+    EXPECT(PERSE_OK, perse_save_pack(p)); /* the heads are as they were */
+    uint8_t *factory = read_file(source, "heads.pack", &size);
+    CHECK(same_file("heads.pack", factory, size));
+    size = perse_estimate_size(p);
+    static const int kinds[] = {FAIL_STAGE, FAIL_HEAD, FAIL_TRAIN};
+    for (int i = 0; i < 3; i++) {
+        mock_fail = kinds[i];
+        EXPECT(PERSE_KERNEL_FAILED, perse_estimate_fit(p, 1, 20, &o, block, size, &e));
+    }
+    mock_fail = FAIL_NONE;
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_estimate_fit(p, 1, 20, &o, block, size / 2, &e));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_estimate_fit(p, 1, 20, NULL, block, size, &e));
+    CHECK(perse_estimate_size(NULL) == 0);
+    free(block), free(factory);
+    perse_close(p);
+}
+
+/* ---- drift watch ---- */
+
+/* An image whose exits say what the test wants: head e answers class `said[e]`, surely. */
+static void set_answers(perse *p, const int *said) {
+    for (int e = 0; e < EXITS; e++) {
+        const perse_head *h = &p->live.exit[e].head;
+        memset(h->weight, 0, p->plan->exit[e].features * K * sizeof(float));
+        for (int k = 0; k < K; k++) h->bias[k] = k == said[e] ? 20 : 0;
+    }
+}
+
+static perse_watch_report look(const perse_watch *w, int exit) {
+    perse_watch_report r;
+    EXPECT(PERSE_OK, perse_watch_look(w, exit, &r));
+    return r;
+}
+
+/* `count` images, of which the share `wrong` makes exit 0 disagree with the others. */
+static void stream(perse *p, perse_watch *w, int count, double wrong) {
+    uint8_t image[PIXELS] = {0};
+    double due = 0;
+    for (int i = 0; i < count; i++) {
+        due += wrong;
+        bool drifted = due >= 1;
+        if (drifted) due -= 1;
+        set_answers(p, (int[]){drifted ? 1 : 2, 2, 2});
+        perse_result r;
+        EXPECT(PERSE_OK, perse_watch_run_u8(w, image, &r, NULL));
+    }
+}
+
+static void test_watch(void) {
+    perse *p = open_with(1);
+    size_t size = perse_watch_size(p);
+    void *block = malloc(size);
+    perse_watch *w;
+    perse_watch_options o = perse_watch_defaults();
+    uint8_t image[PIXELS] = {0};
+    float pixels_f32[PIXELS] = {0}, logits[K];
+    perse_result r;
+    o.every = 5;
+    EXPECT(PERSE_OK, perse_watch_begin(p, &o, block, size, &w));
+    set_answers(p, (int[]){1, 2, 2});
+    for (int i = 1; i <= 20; i++) { /* every fifth runs to the end; the answer is the same */
+        mock_stages = 0;
+        if (i % 2) EXPECT(PERSE_OK, perse_watch_run_u8(w, image, &r, logits));
+        else EXPECT(PERSE_OK, perse_watch_run_f32(w, pixels_f32, &r, logits));
+        CHECK(mock_stages == (i % 5 == 0 ? EXITS : 1) && r.stages == mock_stages && r.exit == 0 && r.label == 1 && logits[1] == 20);
+    }
+    perse_watch_report x = look(w, 0);
+    CHECK(x.images == 20 && x.images_checked == 4 && x.checked == 4 && x.disagreed == 4 && x.enabled && x.tightened == 0);
+    CHECK(look(w, 1).checked == 0); /* exit 0 answered before it */
+
+    o.every = 1; /* in step: 5 % disagreement is allowed, so nothing moves */
+    EXPECT(PERSE_OK, perse_watch_begin(p, &o, block, size, &w));
+    stream(p, w, 1000, 0.05);
+    x = look(w, 0);
+    CHECK(x.checked == 1000 && x.disagreed == 50 && x.tightened == 0 && x.threshold == 0.9f && x.recent == 400 && x.recent_disagreed == 20);
+    CHECK(x.low > 0.02 && x.low < 0.05 && x.high > 0.05 && x.high < 0.1);
+    stream(p, w, 200, 0.4); /* drift: stricter, stricter, off */
+    x = look(w, 0);
+    CHECK(x.tightened == 4 && x.switched_off && !x.enabled);
+    EXPECT(PERSE_OK, perse_run_u8(p, image, PERSE_CASCADE, &r, NULL));
+    CHECK(r.exit == 1);
+    stream(p, w, 1000, 0); /* the drift is over: it comes back step by step */
+    x = look(w, 0);
+    CHECK(x.loosened == 4 && !x.switched_off && x.enabled && x.threshold == 0.9f);
+    stream(p, w, 60, 0.4);
+    x = look(w, 0);
+    CHECK(x.enabled && x.tightened > 4 && x.threshold > 0.94f && x.threshold < 1);
+    perse_watch_end(w);
+    perse_watch_end(NULL);
+    CHECK(p->live.exit[0].enabled && p->live.exit[0].threshold == 0.9f);
+
+    EXPECT(PERSE_OK, perse_set_exit(p, 0, false, 1, 0.9f)); /* what the owner switched off stays off */
+    EXPECT(PERSE_OK, perse_watch_begin(p, &o, block, size, &w));
+    stream(p, w, 100, 0);
+    CHECK(look(w, 0).checked == 0 && !look(w, 0).enabled && !look(w, 0).switched_off && look(w, 1).checked == 100);
+    perse_watch_end(w);
+    CHECK(!p->live.exit[0].enabled);
+    free(block);
+    perse_close(p);
+}
+
+static void test_watch_refusals(void) {
+    perse *p = open_with(1);
+    size_t size = perse_watch_size(p);
+    void *block = malloc(size);
+    perse_watch *w;
+    perse_watch_options o = perse_watch_defaults();
+    perse_watch_report x;
+    uint8_t image[PIXELS] = {0};
+    perse_result r;
+    const perse_watch_options bad[] = {{0, 0.1f, 2}, {1, 0, 2}, {1, 1, 2}, {1, NAN, 2}, {1, 0.1f, -1}, {1, 0.1f, INFINITY}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) EXPECT(PERSE_BAD_ARGUMENT, perse_watch_begin(p, &bad[i], block, size, &w));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_watch_begin(p, NULL, block, size, &w));
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_watch_begin(p, &o, block, size / 2, &w));
+    o.every = 2;
+    EXPECT(PERSE_OK, perse_watch_begin(p, &o, block, size, &w));
+    for (int i = 0; i < 2; i++) { /* one that would run early, one that would be checked: neither counts */
+        mock_fail = FAIL_STAGE;
+        EXPECT(PERSE_KERNEL_FAILED, perse_watch_run_u8(w, image, &r, NULL));
+        CHECK(look(w, 0).images == (uint32_t)i);
+        mock_fail = FAIL_NONE;
+        EXPECT(PERSE_OK, perse_watch_run_u8(w, image, &r, NULL));
+    }
+    EXPECT(PERSE_BAD_ARGUMENT, perse_watch_run_u8(w, NULL, &r, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_watch_run_f32(w, NULL, &r, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_watch_run_u8(w, image, NULL, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_watch_look(w, EXITS - 1, &x)); /* the final exit has nobody to agree with */
+    EXPECT(PERSE_BAD_ARGUMENT, perse_watch_look(w, -1, &x));
+    CHECK(perse_watch_size(NULL) == 0);
+    free(block);
+    perse_close(p);
+}
