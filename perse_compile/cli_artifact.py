@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
         ("estimate", estimate, f"estimate {phone} --images 300 --device emulator"),
         ("evaluate", evaluate, f"evaluate {heads} --data my-other-photos/"),
         ("run", run, f"run {heads} cat.jpg dog.jpg"),
+        ("exits", exits, f"exits {heads} --disable exit0"),
         ("packs", packs, f"packs {heads}"),
         ("doctor", doctor, "doctor"),
     ):
@@ -300,6 +301,27 @@ def packs(artifact: ArtifactFolder, device: DeviceName = None, json: Json = Fals
         state = "damaged" if not pack["sound"] else "personalised" if pack["generation"] else "factory"
         shown.add_row(escape(pack["name"]) or "(the artifact's own)", state, str(pack["generation"]))
     console().print(shown)
+
+
+def exits(
+    artifact: ArtifactFolder,
+    enable: Annotated[str | None, typer.Option("--enable", metavar="EXIT", help="Ask it again.")] = None,
+    disable: Annotated[str | None, typer.Option("--disable", metavar="EXIT", help="Ask it no more.")] = None,
+    device: DeviceName = None,
+    pack: Pack = None,
+    json: Json = False,
+) -> None:
+    """What every exit costs on the device, and the worst case; switch one on or off by name."""
+    found = driver.exits(artifact, enable=enable, disable=disable, device=device, pack=pack, notice=warn)
+    if json:
+        print_json(found)
+        return
+    shown = table("exit", "enabled", "stage ms", "head ms")
+    for exit in found["exits"]:
+        enabled = "yes" if exit["enabled"] else "no"
+        shown.add_row(exit["name"], enabled, f"{exit['stage_ms']:.3f}", f"{exit['head_ms']:.3f}")
+    console().print(shown)
+    say(f"full network {found['full_ms']:.3f} ms; with these exits at worst {found['worst_ms']:.3f} ms")
 
 
 def doctor(json: Json = False) -> None:

@@ -328,6 +328,23 @@ def packs(
         return list(session.simple("packs")["packs"])
 
 
+def exits(
+    folder: Path,
+    *,
+    enable: str | None = None,
+    disable: str | None = None,
+    device: str | None = None,
+    pack: str | None = None,
+    notice: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """What every exit costs there and whether it is on, after switching one on or off by name."""
+    with open_session(folder, device, 1, pack=pack, notice=notice) as session:
+        words = [
+            word for name, value in (("--enable", enable), ("--disable", disable)) if value for word in (name, value)
+        ]
+        return session.simple("exits", *words)
+
+
 def push(
     folder: Path, device: str, *, progress: Tell | None = None, notice: Callable[[str], None] = lambda what: None
 ) -> dict[str, Any]:

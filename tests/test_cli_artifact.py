@@ -171,6 +171,14 @@ def test_estimate(artifact: Path, mine: Path, call: Any) -> None:
     assert call("personalise", artifact, "--data", mine)[0].startswith("120 images to see")
 
 
+def test_exits(artifact: Path, call: Any, complains: Any) -> None:
+    assert "at worst" in call("exits", artifact, "--disable", "exit0")[0]
+    found = json.loads(call("exits", artifact, "--json")[0])
+    assert [exit["enabled"] for exit in found["exits"]] == [False, True, True]
+    assert json.loads(call("exits", artifact, "--enable", "exit0", "--json")[0])["exits"][0]["enabled"]
+    assert "no such exit: nine" in complains("exits", artifact, "--enable", "nine")
+
+
 def test_packs(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
     own = checksums(artifact)["heads.pack"]
     out, _ = call("personalise", artifact, "--data", mine, "--pack", "anna")

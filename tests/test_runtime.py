@@ -272,6 +272,21 @@ def test_watch(artifact: Path) -> None:
     assert (artifact / "heads.pack").read_bytes() == heads
 
 
+def test_exits(artifact: Path) -> None:
+    found = answer(artifact, "exits", "--runs", "3")
+    assert [e["enabled"] for e in found["exits"]] == [True] * 3 and found["worst_ms"] > found["full_ms"] > 0
+    assert "exit0    off" in perse(artifact, "exits", "--disable", "exit0").stdout
+    assert [e["enabled"] for e in answer(artifact, "info")["exits"]] == [False, True, True]
+    assert answer(artifact, "exits", "--enable", "exit0")["exits"][0]["enabled"]
+    assert answer(artifact, "calibrate", artifact / "generic_x.npy", "--max-drop", "0")["generation"] == 1
+    answer(artifact, "exits", artifact / "generic_x.npy")
+    shares = [e["share"] for e in answer(artifact, "evaluate", artifact / "generic_x.npy")["exits"]]
+    enabled = [e["enabled"] for e in answer(artifact, "info")["exits"]]
+    assert all(share > 0 for share, on in zip(shares[:2], enabled[:2], strict=True) if on)
+    assert "no such exit: exit9: `perse exits` lists them" in error(artifact, "exits", "--disable", "exit9")
+    assert "the final exit is always enabled" in error(artifact, "exits", "--disable", "final")
+
+
 def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:
     np.save(artifact / "poison.npy", np.random.default_rng(0).integers(0, 4, 300))
     before = (artifact / "heads.pack").read_bytes()
@@ -402,6 +417,7 @@ def test_full_disk(artifact: Path) -> None:
         (["personalise", "x", "--budget"], "option needs a value: --budget"),
         (["personalise", "x", "--budget", "2 apples"], "not a size such as 500kB or 2MB: 2 apples"),
         (["personalise", "x", "--budget", "-1"], "not a size"),
+        (["exits", "--disable"], "option needs a value: --disable"),
         (["info", "--pack"], "option needs a value: --pack"),
         (["personalise", "x", "--cache-file"], "option needs a value: --cache-file"),
         (["run"], "needs a .npy file: run"),

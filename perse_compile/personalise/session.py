@@ -18,7 +18,7 @@ from perse_compile.errors import DataError
 from perse_compile.personalise.data import Images, read_image, read_images
 from perse_compile.personalise.placing import bring_back_heads
 
-CHANGING = ("rollback", "reset")
+CHANGING = ("rollback", "reset", "exits")
 Progress = Callable[[str, int, int], None]
 
 

@@ -53,7 +53,7 @@ static double median(double *values, int count) {
 /* ---- options ---- */
 
 typedef struct {
-    const char *command, *file, *artifact, *labels, *cache_file, *pack;
+    const char *command, *file, *artifact, *labels, *cache_file, *pack, *enable, *disable;
     bool json, progress, help, quick, cache;
     int threads, runs, exit, probes;
     uint32_t images;
@@ -96,9 +96,9 @@ static int take_option(options *o, char **argv) {
     if (strcmp(name, "--progress") == 0) return o->progress = true, 1;
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return o->help = true, 1;
     if (strcmp(name, "--cache") == 0) return o->cache = true, 1;
-    if (strcmp(name, "--pack") == 0) {
+    if (strcmp(name, "--pack") == 0 || strcmp(name, "--enable") == 0 || strcmp(name, "--disable") == 0) {
         if (value == NULL) usage_error("option needs a value", name);
-        o->pack = value;
+        *(name[2] == 'p' ? &o->pack : name[2] == 'e' ? &o->enable : &o->disable) = value;
     } else if (strcmp(name, "--cache-file") == 0) {
         if (value == NULL) usage_error("option needs a value", name);
         o->cache = true, o->cache_file = value;
@@ -733,6 +733,88 @@ static int calibrate(const options *o) {
     return 0;
 }
 
+/* ---- exits ---- */
+
+static void switch_exit(perse *p, const char *name, bool on) {
+    for (uint32_t e = 0; e < perse_get_info(p).exits; e++) {
+        perse_exit_info x = exit_info(p, e);
+        if (strcmp(x.name, name) != 0) continue;
+        check(perse_set_exit(p, (int)e, on, x.temperature, x.threshold));
+        return;
+    }
+    fail("no such exit", name, "`perse exits` lists them");
+}
+
+/* Milliseconds of stages and heads, medians over the runs, on the artifact's own probe image. */
+static void time_exits(const options *o, perse *p, double *stage, double *head) {
+    perse_info i = perse_get_info(p);
+    const uint8_t *image;
+    const float *unused;
+    if (i.probes == 0) fail("no probes in the artifact", "backbone.bin", "build the artifact again");
+    check(perse_get_probe(p, 0, &image, &unused));
+    double *ms = take_memory((size_t)o->runs * 2 * i.exits * sizeof *ms), input;
+    for (int n = -3; n < o->runs; n++) {
+        check(perse_profile_u8(p, image, &input, stage, head));
+        for (uint32_t e = 0; n >= 0 && e < i.exits; e++) {
+            ms[(size_t)(2 * e) * (size_t)o->runs + (size_t)n] = stage[e];
+            ms[(size_t)(2 * e + 1) * (size_t)o->runs + (size_t)n] = head[e];
+        }
+    }
+    for (uint32_t e = 0; e < i.exits; e++) {
+        stage[e] = median(ms + (size_t)(2 * e) * (size_t)o->runs, o->runs);
+        head[e] = median(ms + (size_t)(2 * e + 1) * (size_t)o->runs, o->runs);
+    }
+    free(ms);
+}
+
+/* Who answers what, on images of the person. */
+static void count_shares(const options *o, perse *p, double *share) {
+    images all = open_images(o, p);
+    for (uint32_t e = 0; e < perse_get_info(p).exits; e++) share[e] = 0;
+    for (uint32_t n = 0; n < all.count; n++) {
+        perse_result r;
+        check(perse_run_u8(p, image_at(&all, n), PERSE_CASCADE, &r, NULL));
+        share[r.exit] += 1.0 / all.count;
+    }
+}
+
+static void print_exits(const options *o, const perse *p, const double *stage, const double *head) {
+    perse_info i = perse_get_info(p);
+    double full = head[i.exits - 1], worst = 0;
+    for (uint32_t e = 0; e < i.exits; e++) {
+        full += stage[e];
+        worst += stage[e] + (exit_info(p, e).enabled ? head[e] : 0);
+    }
+    if (o->json) json_open(NULL, '{'), json_number("full_ms", full), json_number("worst_ms", worst), json_open("exits", '[');
+    for (uint32_t e = 0; e < i.exits; e++) {
+        perse_exit_info x = exit_info(p, e);
+        say(o, "%-8s %-3s stage %8.3f ms, head %8.3f ms\n", x.name, x.enabled ? "on" : "off", stage[e], head[e]);
+        if (!o->json) continue;
+        json_open(NULL, '{'), json_string("name", x.name), json_bool("enabled", x.enabled), json_number("stage_ms", stage[e]);
+        json_number("head_ms", head[e]), json_close('}');
+    }
+    say(o, "full network %.3f ms; with these exits at worst %.3f ms\n", full, worst);
+    if (o->json) json_close(']'), json_close('}'), puts("");
+}
+
+static int exits(const options *o) {
+    perse *p = open_heads(o, 0);
+    perse_info i = perse_get_info(p);
+    double *stage = take_memory(i.exits * sizeof *stage), *head = take_memory(i.exits * sizeof *head), *share = take_memory(i.exits * sizeof *share);
+    uint32_t off = 0;
+    if (o->enable != NULL) switch_exit(p, o->enable, true);
+    if (o->disable != NULL) switch_exit(p, o->disable, false);
+    time_exits(o, p, stage, head);
+    if (o->file != NULL) {
+        count_shares(o, p, share);
+        check(perse_drop_costly(p, share, stage, head, &off));
+    }
+    if (o->enable != NULL || o->disable != NULL || off > 0) check(perse_save_pack(p));
+    print_exits(o, p, stage, head);
+    perse_close(p);
+    return 0;
+}
+
 /* ---- packs ---- */
 
 static void print_pack(const options *o, const char *name, perse_status status, uint32_t generation) {
@@ -909,6 +991,10 @@ static const command commands[] = {
     {"calibrate", "IMAGES.npy [--labels LABELS.npy]", "refit temperatures and thresholds only",
      "  --max-drop X   accuracy that early answers may lose against the final exit (0.01)\n", calibrate},
     {"bench", "[--runs N]", "time every stage, head and exit", "Medians over N runs (30) on the artifact's own probe image.\n", bench},
+    {"exits", "[IMAGES.npy]", "what each exit costs here, which are on; switch one on or off",
+     "  --enable NAME   --disable NAME   one of the early exits, in heads.pack; `perse rollback` undoes it\n"
+     "  --runs N        to time (30)\n"
+     "With images of the person [N, H, W, C]: exits that take more time than they save on them are switched off.\n", exits},
     {"packs", "", "heads for several people or places, and how far each has come",
      "A pack is made by `perse personalise --pack NAME` and chosen by --pack NAME; its files are in packs/NAME.\n", packs},
     {"rollback", "", "back to the heads before the last change (and, again, forward)", "", rollback},

@@ -167,6 +167,26 @@ perse_status perse_set_exit(perse *p, int exit, bool enabled, float temperature,
     return PERSE_OK;
 }
 
+perse_status perse_drop_costly(perse *p, const double *share, const double *stage, const double *head, uint32_t *off) {
+    if (p == NULL || share == NULL || stage == NULL || head == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    uint32_t final = p->plan->exits - 1, dropped = 0;
+    for (uint32_t e = 0; e <= final; e++)
+        if (!(share[e] >= 0 && stage[e] >= 0 && head[e] >= 0) || !isfinite(share[e] + stage[e] + head[e])) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    double reached = share[final], rest = head[final]; /* who comes to exit e + 1, and what one of them takes from there on */
+    for (uint32_t e = final; e-- > 0;) {
+        double here = p->live.exit[e].enabled ? share[e] : 0, all = reached + here;
+        double going_on = stage[e + 1] + rest;
+        rest = all > 0 ? reached / all * going_on + head[e] : going_on;
+        bool pays = all > 0 && rest < going_on;
+        dropped += p->live.exit[e].enabled && !pays;
+        p->live.exit[e].enabled = p->live.exit[e].enabled && pays;
+        if (!p->live.exit[e].enabled) rest = going_on;
+        reached += share[e]; /* whom it does not answer any more goes on to the next */
+    }
+    if (off != NULL) *off = dropped;
+    return PERSE_OK;
+}
+
 perse_status perse_get_probe(const perse *p, int probe, const uint8_t **image, const float **logits) {
     if (p == NULL || image == NULL || logits == NULL || probe < 0 || (uint32_t)probe >= p->header->probes)
         return perse_fail(PERSE_BAD_ARGUMENT, "");

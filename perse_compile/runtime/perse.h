@@ -114,6 +114,12 @@ perse_info perse_get_info(const perse *p);
 perse_status perse_get_exit(const perse *p, int exit, perse_exit_info *out);
 perse_status perse_set_exit(perse *p, int exit, bool enabled, float temperature, float threshold); /* until close or save */
 
+/* Switches exits off that cost more than they save, by share [exits] of the images that each answers and by milliseconds of
+ * stage [exits] and head [exits] (perse_profile_u8): from the last exit to the first, asking everybody who comes by must take
+ * less than the answers spare. With all exits off, an image takes the stages and the final head, the full network. With
+ * exits on, the worst case is every stage and every enabled head once. off: NULL or how many were switched off. */
+perse_status perse_drop_costly(perse *p, const double *share, const double *stage, const double *head, uint32_t *off);
+
 /* A probe: its uint8 image, and PyTorch's logits [exits][classes] with the factory heads. */
 perse_status perse_get_probe(const perse *p, int probe, const uint8_t **image, const float **logits);
 

@@ -21,7 +21,7 @@
 
 enum { PIXELS = 8 * 8 * 3, USERS = 300, K = 5, EXITS = 3, FEATURES = 16 + 24 + 32, B = 8 };
 enum { FAIL_NONE, FAIL_INPUT, FAIL_STAGE, FAIL_POOL, FAIL_HEAD, FAIL_TRAIN, FAIL_NAN_LOGITS, FAIL_WORKSPACE };
-extern int mock_fail, mock_stages;
+extern int mock_fail, mock_stages, mock_heads;
 
 static const char *source, *scratch;
 static bool met[PERSE_STATUS_COUNT];
@@ -730,7 +730,7 @@ int main(int argc, char **argv) {
         TEST(training_step), TEST(personalise), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
-        TEST(places), TEST(place_refusals), TEST(estimate), TEST(watch), TEST(watch_refusals),
+        TEST(places), TEST(place_refusals), TEST(estimate), TEST(watch), TEST(watch_refusals), TEST(worst_case), TEST(drop_costly),
     };
     if (argc != 3 && argc != 4) return 2;
     source = argv[1];

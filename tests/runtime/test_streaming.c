@@ -499,3 +499,54 @@ static void test_watch_refusals(void) {
     free(block);
     perse_close(p);
 }
+
+/* ---- the worst case ---- */
+
+/* No image ever takes more than every stage once and every enabled head once, however the exits are set. */
+static void test_worst_case(void) {
+    perse *p = open_with(1);
+    load_user(p, "generic.raw");
+    perse_result r;
+    for (int set = 0; set < 4; set++) {
+        bool on[EXITS] = {set & 1, set & 2, true};
+        for (int hopeless = 0; hopeless < 2; hopeless++) { /* thresholds that nobody reaches: the worst of all */
+            for (int e = 0; e < EXITS; e++) EXPECT(PERSE_OK, perse_set_exit(p, e, on[e], 1, hopeless ? 2.0f : 0.9f));
+            for (int i = 0; i < 50; i++) {
+                mock_stages = mock_heads = 0;
+                EXPECT(PERSE_OK, perse_run_u8(p, pixels[i], PERSE_CASCADE, &r, NULL));
+                int heads = 0;
+                for (int e = 0; e <= r.exit; e++) heads += on[e];
+                CHECK(mock_stages == r.exit + 1 && mock_heads == heads && on[r.exit]);
+                CHECK(!hopeless || (mock_stages == EXITS && mock_heads == 1 + on[0] + on[1]));
+            }
+        }
+    }
+    perse_close(p);
+}
+
+static void test_drop_costly(void) {
+    perse *p = open_with(1);
+    const double stage[] = {10, 10, 10};
+    uint32_t off;
+    static const struct { double share[EXITS], head[EXITS]; bool on[2]; } cases[] = {
+        {{0.5, 0.3, 0.2}, {1, 1, 1}, {true, true}},     /* both save much */
+        {{0.5, 0.0, 0.5}, {1, 1, 1}, {true, false}},    /* nobody leaves at exit 1 */
+        {{0.01, 0.5, 0.49}, {1, 1, 1}, {false, true}},  /* saves 0.01 * 16, asks 1 of everybody */
+        {{0.3, 0.2, 0.5}, {90, 90, 1}, {false, false}}, /* heads dearer than the network: never slower than that */
+        {{0, 0, 1}, {0.1, 0.1, 1}, {false, false}},     /* drifted away: full network */
+        {{1, 0, 0}, {1, 1, 1}, {true, false}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (int e = 0; e < 2; e++) EXPECT(PERSE_OK, perse_set_exit(p, e, true, 1, 0.9f));
+        EXPECT(PERSE_OK, perse_drop_costly(p, cases[i].share, stage, cases[i].head, &off));
+        CHECK(p->live.exit[0].enabled == cases[i].on[0] && p->live.exit[1].enabled == cases[i].on[1] && p->live.exit[2].enabled);
+        CHECK(off == 2u - cases[i].on[0] - cases[i].on[1]);
+        EXPECT(PERSE_OK, perse_drop_costly(p, cases[i].share, stage, cases[i].head, NULL)); /* what is off stays off */
+        CHECK(p->live.exit[0].enabled == cases[i].on[0] && p->live.exit[1].enabled == cases[i].on[1]);
+    }
+    const double bad[] = {NAN, 1, 1}, negative[] = {1, -1, 1};
+    EXPECT(PERSE_BAD_ARGUMENT, perse_drop_costly(p, bad, stage, stage, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_drop_costly(p, stage, negative, stage, NULL));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_drop_costly(p, stage, stage, NULL, NULL));
+    perse_close(p);
+}
