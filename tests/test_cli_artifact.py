@@ -155,8 +155,8 @@ def test_personalise_without_labels(artifact: Path, tmp_path: Path, call: Any) -
 
 def test_personalise_with_a_cache(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
     assert "cache: 120 images" in call("personalise", artifact, "--data", mine, "--cache")[0]
-    found = json.loads(call("personalise", artifact, "--data", mine, "--budget", "20kB", "--json")[0])["cache"]
-    assert found["samples"] == found["room"] < 120 and found["bytes"] <= found["budget"] == 20000
+    found = json.loads(call("personalise", artifact, "--data", mine, "--budget", "80kB", "--json")[0])["cache"]
+    assert found["samples"] == found["room"] < 120 and found["bytes"] <= found["budget"] == 80000
     assert (artifact / "cache.bin").stat().st_size == found["bytes"]
     message = complains("personalise", artifact, "--data", mine, "--budget", "1B")
     assert "the budget has no room for one image" in message
@@ -174,7 +174,7 @@ def test_estimate(artifact: Path, mine: Path, call: Any) -> None:
 def test_exits(artifact: Path, call: Any, complains: Any) -> None:
     assert "at worst" in call("exits", artifact, "--disable", "exit0")[0]
     found = json.loads(call("exits", artifact, "--json")[0])
-    assert [exit["enabled"] for exit in found["exits"]] == [False, True, True]
+    assert not found["exits"][0]["enabled"] and found["exits"][2]["enabled"]
     assert json.loads(call("exits", artifact, "--enable", "exit0", "--json")[0])["exits"][0]["enabled"]
     assert "no such exit: nine" in complains("exits", artifact, "--enable", "nine")
 
