@@ -32,6 +32,12 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, max=64, help="Threads of the artifact's runtime: 1, or every core under the emulator."),
 ]
+Pack = Annotated[
+    str | None,
+    typer.Option(
+        "--pack", metavar="NAME", help="A named pack instead of the artifact's own heads; `packs` lists them."
+    ),
+]
 Database = Annotated[
     Path | None,
     typer.Option("--database", metavar="FILE", help="What tuning found; tuning.jsonl in your cache by default."),
@@ -45,8 +51,11 @@ def register(app: typer.Typer) -> None:
         ("train-exits", train_exits, "train-exits resnet50.perse --data photos/"),
         ("build", build, "build --target arm64-android"),
         ("personalise", personalise, f"personalise {phone} --data my-photos/ --device emulator"),
+        ("estimate", estimate, f"estimate {phone} --images 300 --device emulator"),
         ("evaluate", evaluate, f"evaluate {heads} --data my-other-photos/"),
         ("run", run, f"run {heads} cat.jpg dog.jpg"),
+        ("exits", exits, f"exits {heads} --disable exit0"),
+        ("packs", packs, f"packs {heads}"),
         ("doctor", doctor, "doctor"),
     ):
         app.command(name, epilog=f"Example: perse-compile {example}")(command)
@@ -173,15 +182,27 @@ def personalise(
     no_levels: Annotated[
         bool, typer.Option("--no-levels", help="Leave brightness, contrast and colours of the camera as they are.")
     ] = False,
+    pack: Pack = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache", help="Keep the images' features beside the heads, and train on all that is kept there."
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="SIZE", help="Of the cache at most: 500kB, 2MB; 4MB by default.")
+    ] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Back to the heads before the last change.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Back to the heads as built.")] = False,
     json: Json = False,
 ) -> None:
     """Make an artifact one person's own: it trains its heads on their images, and keeps them if they are better."""
     if rollback or reset:
-        result = driver.restore_heads(artifact, "rollback" if rollback else "reset", device=device, notice=warn)
+        result = driver.restore_heads(
+            artifact, "rollback" if rollback else "reset", device=device, pack=pack, notice=warn
+        )
         print_json(result) if json else say(
-            f"{escape(str(artifact))}/heads.pack: {'the heads before' if rollback else 'factory heads'} are back"
+            f"{escape(heads_of(artifact, pack))}: {'the heads before' if rollback else 'factory heads'} are back"
         )
         return
     if data is None:
@@ -190,19 +211,49 @@ def personalise(
     given = {name: str(value) for name, value in options.items() if value is not None}
     if no_levels:
         given["no-levels"] = ""
+    if cache or budget is not None:
+        given |= {"cache": "", **({"budget": budget} if budget is not None else {})}
     with progress() as tell:
         result = driver.personalise(
-            artifact, data, device=device, threads=threads, options=given, progress=tell, notice=warn
+            artifact,
+            data,
+            device=device,
+            threads=threads,
+            pack=pack,
+            options=given,
+            before=None if json else show_estimate,
+            progress=tell,
+            notice=warn,
         )
-    print_json(result) if json else show_personalised(artifact, result)
+    print_json(result) if json else show_personalised(heads_of(artifact, pack), result)
+
+
+def estimate(
+    artifact: ArtifactFolder,
+    images: Annotated[int, typer.Option("--images", min=20, help="So many of the person's images.")] = 300,
+    device: DeviceName = None,
+    threads: Threads = None,
+    pack: Pack = None,
+    cache: Annotated[bool, typer.Option("--cache", help="They come to those that the cache has kept.")] = False,
+    json: Json = False,
+) -> None:
+    """What personalising would take: seconds, core-seconds and memory, from a short probe of the device."""
+    options = {"cache": ""} if cache else {}
+    found = driver.estimate(artifact, images, device=device, threads=threads, pack=pack, options=options, notice=warn)
+    print_json(found) if json else show_estimate(found)
 
 
 def evaluate(
-    artifact: ArtifactFolder, data: Data, device: DeviceName = None, threads: Threads = None, json: Json = False
+    artifact: ArtifactFolder,
+    data: Data,
+    device: DeviceName = None,
+    threads: Threads = None,
+    pack: Pack = None,
+    json: Json = False,
 ) -> None:
     """Measure an artifact on labelled images: accuracy and share of every exit, cost, time."""
     with progress() as tell:
-        result = driver.evaluate(artifact, data, device=device, threads=threads, progress=tell, notice=warn)
+        result = driver.evaluate(artifact, data, device=device, threads=threads, pack=pack, progress=tell, notice=warn)
     if json:
         print_json(result)
         return
@@ -223,11 +274,12 @@ def run(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG, ...")],
     device: DeviceName = None,
     threads: Threads = None,
+    pack: Pack = None,
     json: Json = False,
 ) -> None:
     """Classify pictures: class, exit taken, confidence, time."""
     with progress() as tell:
-        results = driver.run(artifact, images, device=device, threads=threads, progress=tell, notice=warn)
+        results = driver.run(artifact, images, device=device, threads=threads, pack=pack, progress=tell, notice=warn)
     if json:
         print_json({"results": results})
         return
@@ -241,6 +293,40 @@ def run(
             f"{result['ms']:.2f}",
         )
     console().print(shown)
+
+
+def packs(artifact: ArtifactFolder, device: DeviceName = None, json: Json = False) -> None:
+    """List the packs of an artifact: heads for several people or places."""
+    found = driver.packs(artifact, device=device, notice=warn)
+    if json:
+        print_json({"packs": found})
+        return
+    shown = table("pack", "heads", "changes")
+    for pack in found:
+        state = "damaged" if not pack["sound"] else "personalised" if pack["generation"] else "factory"
+        shown.add_row(escape(pack["name"]) or "(the artifact's own)", state, str(pack["generation"]))
+    console().print(shown)
+
+
+def exits(
+    artifact: ArtifactFolder,
+    enable: Annotated[str | None, typer.Option("--enable", metavar="EXIT", help="Ask it again.")] = None,
+    disable: Annotated[str | None, typer.Option("--disable", metavar="EXIT", help="Ask it no more.")] = None,
+    device: DeviceName = None,
+    pack: Pack = None,
+    json: Json = False,
+) -> None:
+    """What every exit costs on the device, and the worst case; switch one on or off by name."""
+    found = driver.exits(artifact, enable=enable, disable=disable, device=device, pack=pack, notice=warn)
+    if json:
+        print_json(found)
+        return
+    shown = table("exit", "enabled", "stage ms", "head ms")
+    for exit in found["exits"]:
+        enabled = "yes" if exit["enabled"] else "no"
+        shown.add_row(exit["name"], enabled, f"{exit['stage_ms']:.3f}", f"{exit['head_ms']:.3f}")
+    console().print(shown)
+    say(f"full network {found['full_ms']:.3f} ms; with these exits at worst {found['worst_ms']:.3f} ms")
 
 
 def doctor(json: Json = False) -> None:
@@ -259,10 +345,23 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def heads_of(artifact: Path, pack: str | None) -> str:
+    """The file that holds them."""
+    return str(artifact / "heads.pack" if pack is None else artifact / "packs" / pack / "heads.pack")
+
+
 # --- printing ---------------------------------------------------------------------------------------------
 
 
-def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
+def show_estimate(found: dict[str, Any]) -> None:
+    say(
+        f"{found['images']} images to see, {found['samples']} to learn from: about {found['seconds']:.1f} s,"
+        f" at most {found['seconds_at_most']:.1f} s ({found['core_seconds']:.1f} to {found['core_seconds_at_most']:.1f}"
+        f" core-seconds), {found['memory_bytes'] / 1e6:.0f} MB of memory"
+    )
+
+
+def show_personalised(heads: str, result: dict[str, Any]) -> None:
     samples, measure = result["samples"], "accuracy" if result["labelled"] else "agreement"
     shown = table("exit", f"{measure} before", "after", "share before", "after", "enabled")
     for exit in result["exits"]:
@@ -278,13 +377,16 @@ def show_personalised(artifact: Path, result: dict[str, Any]) -> None:
     say(f"{samples['train']} images trained the heads; these figures are of {samples['judged']},")
     say(f"each judged by heads that did not learn from it; {result['seconds']:.1f} s")
     say(f"teacher: {result['teacher']}")
+    if "cache" in result:
+        kept = result["cache"]
+        say(f"cache: {kept['samples']} images in {kept['bytes'] / 1e6:.2f} MB, room for {kept['room']}")
     if not result["labelled"]:
         say("no labels: agreement is with the teacher, not with the truth")
     say(camera_words(result["levels"]))
     colour = "green" if result["live"] else "yellow"
     say(f"[{colour}]{escape(result['verdict'])}[/]")
     if result["live"]:
-        say(f"written: {escape(str(artifact))}/heads.pack; --rollback undoes it")
+        say(f"written: {escape(heads)}; --rollback undoes it")
 
 
 def camera_words(levels: dict[str, Any]) -> str:

@@ -212,6 +212,7 @@ def open_session(
     device: str | None,
     threads: int | None = None,
     *,
+    pack: str | None = None,
     check_pack: bool = True,
     progress: Tell | None = None,
     notice: Callable[[str], None] = lambda what: None,
@@ -225,7 +226,7 @@ def open_session(
     artifact = open_artifact(folder, check_pack=check_pack)
     with devices.find(device, artifact.machine, artifact.emulator) as found:
         place(artifact, found, progress or (lambda what, done, total: None), notice)
-        yield Session(artifact, found, threads or (os.cpu_count() or 1 if found.kind == "emulator" else 1))
+        yield Session(artifact, found, threads or (os.cpu_count() or 1 if found.kind == "emulator" else 1), pack)
 
 
 def personalise(
@@ -234,13 +235,33 @@ def personalise(
     *,
     device: str | None = None,
     threads: int | None = None,
+    pack: str | None = None,
     options: dict[str, str] | None = None,
+    before: Callable[[dict[str, Any]], None] | None = None,
     progress: Tell | None = None,
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Decode here, train there; heads.pack changes only if the new heads are better."""
-    with open_session(folder, device, threads, progress=progress, notice=notice) as session:
-        return session.personalise(session.read(data, progress), options or {}, progress)
+    """Decode here, train there; heads.pack changes only if the new heads are better. `before` hears the estimate."""
+    with open_session(folder, device, threads, pack=pack, progress=progress, notice=notice) as session:
+        images = session.read(data, progress)
+        if before is not None:
+            before(session.estimate(len(images.pixels), options or {}))
+        return session.personalise(images, options or {}, progress)
+
+
+def estimate(
+    folder: Path,
+    images: int,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    pack: str | None = None,
+    options: dict[str, str] | None = None,
+    notice: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """What personalising with so many images would take there."""
+    with open_session(folder, device, threads, pack=pack, notice=notice) as session:
+        return session.estimate(images, options or {})
 
 
 def evaluate(
@@ -249,11 +270,12 @@ def evaluate(
     *,
     device: str | None = None,
     threads: int | None = None,
+    pack: str | None = None,
     progress: Tell | None = None,
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """Figures of the live heads on labelled images."""
-    with open_session(folder, device, threads, progress=progress, notice=notice) as session:
+    with open_session(folder, device, threads, pack=pack, progress=progress, notice=notice) as session:
         return session.evaluate(session.read(data, progress), progress)
 
 
@@ -263,11 +285,12 @@ def run(
     *,
     device: str | None = None,
     threads: int | None = None,
+    pack: str | None = None,
     progress: Tell | None = None,
     notice: Callable[[str], None] = lambda what: None,
 ) -> list[dict[str, Any]]:
     """One answer per picture."""
-    with open_session(folder, device, threads, progress=progress, notice=notice) as session:
+    with open_session(folder, device, threads, pack=pack, progress=progress, notice=notice) as session:
         return [{"image": str(image), **session.run(image)} for image in images]
 
 
@@ -295,11 +318,41 @@ def study(
 
 
 def restore_heads(
-    folder: Path, how: str, *, device: str | None = None, notice: Callable[[str], None] = lambda what: None
+    folder: Path,
+    how: str,
+    *,
+    device: str | None = None,
+    pack: str | None = None,
+    notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """`rollback` or `reset`, by the artifact's own executable; a damaged heads.pack is no obstacle."""
-    with open_session(folder, device, 1, check_pack=False, notice=notice) as session:
+    with open_session(folder, device, 1, pack=pack, check_pack=False, notice=notice) as session:
         return session.simple(how)
+
+
+def packs(
+    folder: Path, *, device: str | None = None, notice: Callable[[str], None] = lambda what: None
+) -> list[dict[str, Any]]:
+    """The packs there, the artifact's own first, under the name "": how often each changed, and whether it is sound."""
+    with open_session(folder, device, 1, check_pack=False, notice=notice) as session:
+        return list(session.simple("packs")["packs"])
+
+
+def exits(
+    folder: Path,
+    *,
+    enable: str | None = None,
+    disable: str | None = None,
+    device: str | None = None,
+    pack: str | None = None,
+    notice: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """What every exit costs there and whether it is on, after switching one on or off by name."""
+    with open_session(folder, device, 1, pack=pack, notice=notice) as session:
+        words = [
+            word for name, value in (("--enable", enable), ("--disable", disable)) if value for word in (name, value)
+        ]
+        return session.simple("exits", *words)
 
 
 def push(

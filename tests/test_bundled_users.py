@@ -132,3 +132,32 @@ def test_the_users_are_strangers_to_the_training_images() -> None:
                 parts.append({image.tobytes() for image in data["images"]})
         mine, theirs = parts
         assert not mine & theirs and not mine & known and not theirs & known
+
+
+def of_classes(user: str, part: str, which: int, folder: Path) -> Path:
+    """The user's images of the first (0) or the second (1) half of the user's classes."""
+    with np.load(EXAMPLES / "users" / f"{user}-{part}.npz") as data:
+        mine = np.unique(data["labels"])
+        chosen = np.isin(data["labels"], np.array_split(mine, 2)[which])
+        path = folder / f"{user}-{part}-{which}.npz"
+        np.savez(path, images=data["images"][chosen], labels=data["labels"][chosen], class_names=data["class_names"])
+    return path
+
+
+def forgotten(folder: Path, user: str, work: Path, options: dict[str, str]) -> float:
+    """Accuracy on a first batch's classes that is lost by learning a second batch of other classes."""
+    driver.restore_heads(folder, "reset")
+    (folder / "cache.bin").unlink(missing_ok=True)
+    test = of_classes(user, "test", 0, work)
+    driver.personalise(folder, of_classes(user, "train", 0, work), options=options)
+    before = driver.evaluate(folder, test)["accuracy"]
+    driver.personalise(folder, of_classes(user, "train", 1, work), options=options)
+    return float(before - driver.evaluate(folder, test)["accuracy"])
+
+
+def test_with_a_cache_earlier_classes_are_not_forgotten(artifact: Artifact, tmp_path: Path) -> None:
+    """The bound of docs/method.md."""
+    lost = {user: forgotten(artifact.folder, user, tmp_path, {"cache": ""}) for user in USERS}
+    without = {user: forgotten(artifact.folder, user, tmp_path, {}) for user in USERS}
+    assert max(lost.values()) <= 0.08 and np.mean(list(lost.values())) <= 0.04, (lost, without)
+    assert np.mean(list(without.values())) > np.mean(list(lost.values())) + 0.1, (lost, without)

@@ -156,6 +156,53 @@ def test_personalise_without_labels(artifact: Path, tmp_path: Path, call: Any) -
     assert "camera not corrected: not wanted" in out
 
 
+def test_personalise_with_a_cache(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
+    assert "cache: 120 images" in call("personalise", artifact, "--data", mine, "--cache")[0]
+    found = json.loads(call("personalise", artifact, "--data", mine, "--budget", "80kB", "--json")[0])["cache"]
+    assert found["samples"] == found["room"] < 120 and found["bytes"] <= found["budget"] == 80000
+    assert (artifact / "cache.bin").stat().st_size == found["bytes"]
+    message = complains("personalise", artifact, "--data", mine, "--budget", "1B")
+    assert "the budget has no room for one image" in message
+    (artifact / "cache.bin").write_bytes(b"PERSEFEA")
+    assert "cache.bin: copy the file again" in complains("personalise", artifact, "--data", mine, "--cache")
+
+
+def test_estimate(artifact: Path, mine: Path, call: Any) -> None:
+    assert "200 images to see, 200 to learn from: about" in call("estimate", artifact, "--images", "200")[0]
+    found = json.loads(call("estimate", artifact, "--json", "--threads", "2", "--cache")[0])
+    assert found["images"] == found["samples"] == 300 and 0 < found["seconds"] < found["seconds_at_most"]
+    assert call("personalise", artifact, "--data", mine)[0].startswith("120 images to see")
+
+
+def test_exits(artifact: Path, call: Any, complains: Any) -> None:
+    assert "at worst" in call("exits", artifact, "--disable", "exit0")[0]
+    found = json.loads(call("exits", artifact, "--json")[0])
+    assert not found["exits"][0]["enabled"] and found["exits"][2]["enabled"]
+    assert json.loads(call("exits", artifact, "--enable", "exit0", "--json")[0])["exits"][0]["enabled"]
+    assert "no such exit: nine" in complains("exits", artifact, "--enable", "nine")
+
+
+def test_packs(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
+    own = checksums(artifact)["heads.pack"]
+    out, _ = call("personalise", artifact, "--data", mine, "--pack", "anna")
+    assert (
+        "packs/anna/heads.pack" in out.replace("\n", "") and checksums(artifact / "packs" / "anna")["heads.pack"] != own
+    )
+    out, _ = call("packs", artifact)
+    assert "anna" in out and "personalised" in out and "(the artifact's own)" in out and "factory" in out
+    assert [pack["name"] for pack in json.loads(call("packs", artifact, "--json")[0])["packs"]] == ["", "anna"]
+    ours, hers = (
+        json.loads(call("evaluate", artifact, "--data", mine, "--json", *more)[0])["accuracy"]
+        for more in ([], ["--pack", "anna"])
+    )
+    assert hers > ours
+    Image.fromarray(pictures(1, 5)[0][0]).save("b.png")
+    assert "b.png" in call("run", artifact, "b.png", "--pack", "anna")[0]
+    assert "packs/anna/heads.pack: the heads before" in call("personalise", artifact, "--rollback", "--pack", "anna")[0]
+    assert "packs/ben" in complains("evaluate", artifact, "--data", mine, "--pack", "ben")
+    assert "not a name for a pack" in complains("run", artifact, "b.png", "--pack", "../ben")
+
+
 def test_evaluate(artifact: Path, mine: Path, call: Any) -> None:
     out, _ = call("evaluate", artifact, "--data", mine)
     assert "120 images" in out and "exit1" in out and "accuracy" in out

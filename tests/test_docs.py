@@ -77,6 +77,7 @@ def test_the_layouts_are_those_of_the_runtime() -> None:
     tables = (ROOT / "docs" / "artifact.md").read_text().split("| offset |")[1:]
     layouts = {"backbone_header": manifest.BACKBONE_HEADER, "pack_header": manifest.PACK_HEADER}
     layouts["pack_exit"] = manifest.PACK_EXIT
+    layouts["cache_header"] = struct.Struct("<8sIIQIIIIQ16s")
     for table, (name, layout) in zip(tables, layouts.items(), strict=True):
         rows = re.findall(r"^\| (\d+) \| (\S+) \| `(\w+)` \|", table.partition("\n\n")[0], re.M)
         body = plan_h.partition(f"}} perse_{name};")[0].rpartition("typedef struct {")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,7 +61,8 @@ def answer(artifact: Path, *arguments: object, code: int = 0) -> dict[str, Any]:
 
 def error(artifact: Path, *arguments: object, code: int = 1) -> str:
     result = perse(artifact, *arguments, code=code)
-    assert result.stdout == "" and result.stderr.startswith("perse: ") and result.stderr.count("\n") == 1
+    assert re.fullmatch(r"(\d+ images to see, .*\n)?", result.stdout)  # the estimate may have come before
+    assert result.stderr.startswith("perse: ") and result.stderr.count("\n") == 1
     return result.stderr
 
 
@@ -99,7 +101,18 @@ def test_cross_builds(factory: Path, artifact: Path, tmp_path: Path, target: str
 
 def test_help_teaches(artifact: Path) -> None:
     text = perse(artifact, "--help").stdout
-    for command in ("info", "selftest", "run", "evaluate", "personalise", "calibrate", "bench", "rollback", "reset"):
+    for command in (
+        "info",
+        "selftest",
+        "run",
+        "evaluate",
+        "personalise",
+        "calibrate",
+        "bench",
+        "packs",
+        "rollback",
+        "reset",
+    ):
         assert command in text
         assert f"usage: perse {command}" in perse(artifact, command, "--help").stdout
     assert perse(artifact, code=2).stdout == text
@@ -220,7 +233,7 @@ def test_a_camera_as_in_training(artifact: Path) -> None:
 def test_a_correction_alone(artifact: Path) -> None:
     """Nothing learnt: the old heads stay, and so does the camera's correction, unless the heads are personal."""
     images, heads = artifact / "user_x.npy", artifact / "heads.pack"
-    words = "personalise", images, "--epochs", 1, "--learning-rate", "1e-9", "--max-drop", 0
+    words = "personalise", images, "--epochs", 1, "--learning-rate", "1e-9", "--max-drop", 1
     factory = heads.read_bytes()
     report = answer(artifact, *words)
     assert report["verdict"].startswith("kept the old heads") and report["live"] and report["generation"] == 1
@@ -246,6 +259,119 @@ def test_a_clipped_camera(artifact: Path) -> None:
     assert (levels["tried"], levels["live"], levels["why"]) == (False, False, "clipped images")
     assert "camera not corrected: clipped images" in perse(artifact, *words).stdout
     assert not answer(artifact, "info")["levels"]["corrected"]
+
+
+def test_cache(artifact: Path) -> None:
+    images, labels = np.load(artifact / "user_x.npy"), np.load(artifact / "user_y.npy")
+    for part, of_it in (("a", labels < 2), ("b", labels >= 2)):
+        np.save(artifact / f"{part}_x.npy", images[of_it])
+        np.save(artifact / f"{part}_y.npy", labels[of_it])
+    for part, known in (("a", (labels < 2).sum()), ("b", 300), ("a", 300)):
+        data = artifact / f"{part}_x.npy", "--labels", artifact / f"{part}_y.npy"
+        report = answer(artifact, "personalise", *data, "--cache")
+        assert report["cache"]["samples"] == report["cache"]["labelled"] == known
+        assert report["samples"] == {"train": known, "judged": known}
+    size = (artifact / "cache.bin").stat().st_size
+    assert size == report["cache"]["bytes"] == 64 + 4 * 5 + 300 * (8 + 2 * 72)
+    elsewhere = artifact / "other.bin"
+    words = ["personalise", *data, "--cache-file", elsewhere, "--budget", "9.3kB"]
+    assert "cache: 60 images, 60 of them labelled, 9.2 of 9.3 kB" in perse(artifact, *words).stdout
+    assert elsewhere.stat().st_size <= 9300 and (artifact / "cache.bin").stat().st_size == size
+    elsewhere.write_bytes(b"PERSEFEA")
+    assert f"file length is wrong: {elsewhere}" in error(artifact, *words)
+    (artifact / "cache.bin").write_bytes(b"x" * 64)
+    assert f"not a perse file: {artifact / 'cache.bin'}" in error(artifact, "personalise", *data, "--cache")
+    np.save(artifact / "few.npy", images[:10])
+    (artifact / "cache.bin").unlink()
+    assert "too few samples" in error(artifact, "personalise", artifact / "few.npy", "--cache")
+    assert (artifact / "cache.bin").exists()  # the next ones may be enough
+
+
+def test_cache_and_camera(artifact: Path) -> None:
+    """The camera is corrected before the first image is kept; features seen in another way are refused."""
+    user = "personalise", artifact / "user_x.npy", "--cache"
+    assert answer(artifact, *user)["levels"]["live"]
+    again = answer(artifact, *user)["levels"]
+    assert not again["tried"] and again["why"] == "it stays as the cache has seen it"
+    answer(artifact, "reset")
+    assert f"of another artifact or camera: {artifact / 'cache.bin'}" in error(artifact, *user)
+
+
+def test_packs(artifact: Path) -> None:
+    own = (artifact / "heads.pack").read_bytes()
+    data = artifact / "user_x.npy", "--labels", artifact / "user_y.npy"
+    assert answer(artifact, "packs") == {"packs": [{"name": "", "sound": True, "generation": 0}]}
+    assert answer(artifact, "personalise", *data, "--pack", "anna", "--cache")["live"]
+    ours, hers = (answer(artifact, "evaluate", *data, *more)["accuracy"] for more in ([], ["--pack", "anna"]))
+    assert hers > ours + 0.1 and (artifact / "heads.pack").read_bytes() == own
+    np.save(artifact / "one.npy", np.load(data[0])[0])
+    said = {answer(artifact, "run", artifact / "one.npy", *more)["confidence"] for more in ([], ["--pack", "anna"])}
+    assert len(said) == 2
+    assert {path.name for path in (artifact / "packs" / "anna").iterdir()} == {
+        "heads.pack",
+        "heads.pack.previous",
+        "cache.bin",
+    }
+    assert answer(artifact, "rollback", "--pack", "anna") == {"generation": 0}
+    assert answer(artifact, "rollback", "--pack", "anna") == {"generation": 1}
+    assert "generation 1" in perse(artifact, "packs").stdout
+    (artifact / "packs" / "a file").write_text("not a pack")
+    damaged = artifact / "packs" / "anna" / "heads.pack"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert answer(artifact, "packs")["packs"][1:] == [{"name": "anna", "sound": False, "generation": 0}]
+    assert "anna                     file length is wrong\n" in perse(artifact, "packs").stdout
+    assert f"file length is wrong: {damaged}" in error(artifact, "info", "--pack", "anna")
+    assert answer(artifact, "reset", "--pack", "anna") == {"generation": 0}
+    assert f"no such file: {artifact}/packs/ben" in error(artifact, "info", "--pack", "ben")
+    assert "not a name for a pack: ../anna" in error(artifact, "info", "--pack", "../anna")
+    shutil.rmtree(artifact / "packs")
+    (artifact / "packs").write_text("")
+    assert "Not a directory" in error(artifact, "packs")
+
+
+def test_estimate(artifact: Path) -> None:
+    data = artifact / "user_x.npy", "--labels", artifact / "user_y.npy"
+    found = answer(artifact, "estimate", "--images", "300", "--threads", "2")
+    assert (found["images"], found["samples"], found["epochs_at_most"]) == (300, 300, 40)
+    assert 0 < found["seconds"] < found["seconds_at_most"] and found["core_seconds"] == pytest.approx(
+        2 * found["seconds"]
+    )
+    assert "300 images to see, 300 to learn from: about" in perse(artifact, "estimate").stdout
+    assert perse(artifact, "personalise", *data).stdout.startswith("300 images to see")  # before it trains
+    report = answer(artifact, "personalise", *data, "--cache", "--budget", "20kB", "--epochs", "5")["estimate"]
+    assert report["epochs_at_most"] == 5 and (report["images"], report["samples"]) == (300, 131)
+    more = answer(artifact, "estimate", "--images", "10", "--cache")
+    assert (more["images"], more["samples"]) == (10, 141)
+    assert not (artifact / "cache.bin.new").exists()
+
+
+def test_watch(artifact: Path) -> None:
+    images, heads = np.load(artifact / "generic_x.npy"), (artifact / "heads.pack").read_bytes()
+    np.save(artifact / "stream.npy", np.concatenate([images] * 4))
+    found = answer(artifact, "run", artifact / "stream.npy", "--watch", "3", "--max-disagreement", "0.6")
+    assert len(found["results"]) == 1200 and all(r["stages"] == 3 for r in found["results"][2::3])
+    assert all(r["stages"] == r["exit"] + 1 for r in found["results"][::3])
+    assert [e["name"] for e in found["watch"]] == ["exit0", "exit1"] and found["watch"][0]["tightened"] == 0
+    strict = answer(artifact, "run", artifact / "stream.npy", "--watch", "1", "--max-disagreement", "0.001")["watch"]
+    assert strict[0]["checked"] > 20 and strict[0]["disagreed"] > 0 and strict[0]["tightened"] > 0
+    assert strict[0]["threshold"] > found["watch"][0]["threshold"]
+    assert "what the watch did" in perse(artifact, "run", artifact / "stream.npy", "--watch", "2").stdout
+    assert (artifact / "heads.pack").read_bytes() == heads
+
+
+def test_exits(artifact: Path) -> None:
+    found = answer(artifact, "exits", "--runs", "3")
+    assert [e["enabled"] for e in found["exits"]] == [True] * 3 and found["worst_ms"] > found["full_ms"] > 0
+    assert "exit0    off" in perse(artifact, "exits", "--disable", "exit0").stdout
+    assert [e["enabled"] for e in answer(artifact, "info")["exits"]] == [False, True, True]
+    assert answer(artifact, "exits", "--enable", "exit0")["exits"][0]["enabled"]
+    assert answer(artifact, "calibrate", artifact / "generic_x.npy", "--max-drop", "0")["generation"] == 1
+    answer(artifact, "exits", artifact / "generic_x.npy")
+    shares = [e["share"] for e in answer(artifact, "evaluate", artifact / "generic_x.npy")["exits"]]
+    enabled = [e["enabled"] for e in answer(artifact, "info")["exits"]]
+    assert all(share > 0 for share, on in zip(shares[:2], enabled[:2], strict=True) if on)
+    assert "no such exit: exit9: `perse exits` lists them" in error(artifact, "exits", "--disable", "exit9")
+    assert "the final exit is always enabled" in error(artifact, "exits", "--disable", "final")
 
 
 def test_poisoned_labels_keep_the_heads(artifact: Path) -> None:
@@ -373,6 +499,12 @@ def test_full_disk(artifact: Path) -> None:
         (["info", "--artifact"], "option needs a value: --artifact"),
         (["info", "--threads", "two"], "not a number: two"),
         (["info", "--threads", "65"], "value out of range: --threads"),
+        (["personalise", "x", "--budget"], "option needs a value: --budget"),
+        (["personalise", "x", "--budget", "2 apples"], "not a size such as 500kB or 2MB: 2 apples"),
+        (["personalise", "x", "--budget", "-1"], "not a size"),
+        (["exits", "--disable"], "option needs a value: --disable"),
+        (["info", "--pack"], "option needs a value: --pack"),
+        (["personalise", "x", "--cache-file"], "option needs a value: --cache-file"),
         (["run"], "needs a .npy file: run"),
         (["run", "a", "b"], "one file is enough: b"),
         (["personalise", "x", "--folds", "1"], "--folds"),

@@ -18,7 +18,7 @@ from perse_compile.errors import DataError
 from perse_compile.personalise.data import Images, read_image, read_images
 from perse_compile.personalise.placing import bring_back_heads
 
-CHANGING = ("rollback", "reset")
+CHANGING = ("rollback", "reset", "exits")
 Progress = Callable[[str, int, int], None]
 
 
@@ -29,6 +29,7 @@ class Session:
     artifact: Artifact
     device: Device
     threads: int = 1
+    pack: str | None = None  # a named pack instead of the artifact's own heads; it stays on the device
 
     def read(self, data: Path, progress: Progress | None = None) -> Images:
         """Images and labels under `data`, as the artifact takes them. Raises DataError."""
@@ -45,15 +46,17 @@ class Session:
     def personalise(self, images: Images, options: dict[str, str], progress: Progress | None = None) -> dict[str, Any]:
         """Train the heads on the device; heads.pack is replaced only by better ones, or to correct the camera.
 
-        `options` are those of `perse personalise`, by name; a value of "" stands for an option that takes none.
+        options: those of `perse personalise` without their dashes; an empty value is that of a flag.
         """
         with self._files(images.pixels, images.labels) as (pixels, labels):
-            arguments = ["personalise", pixels, *(["--labels", labels] if labels else [])]
-            for name, value in options.items():
-                arguments += [f"--{name}", *([value] if value else [])]
+            arguments = ["personalise", pixels, *(["--labels", labels] if labels else []), *_words(options)]
             result = self._call(arguments, progress)
         bring_back_heads(self.artifact, self.device)
         return result
+
+    def estimate(self, images: int, options: dict[str, str]) -> dict[str, Any]:
+        """What `personalise` would take with so many images: seconds, core-seconds, memory; by a short probe."""
+        return self._call(["estimate", "--images", str(images), *_words(options)])
 
     def run(self, path: Path) -> dict[str, Any]:
         """One picture (JPEG, PNG, …): class, exit taken, confidence, milliseconds."""
@@ -68,7 +71,8 @@ class Session:
         return result
 
     def _call(self, arguments: list[str], progress: Progress | None = None) -> dict[str, Any]:
-        return self.artifact.call(self.device, [*arguments, "--threads", str(self.threads)], progress)
+        named = [] if self.pack is None else ["--pack", self.pack]
+        return self.artifact.call(self.device, [*arguments, "--threads", str(self.threads), *named], progress)
 
     @contextmanager
     def _files(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Iterator[tuple[str, str]]:
@@ -85,3 +89,7 @@ class Session:
                 ) from error
             there = stack.enter_context(self.device.lend(folder / "images.npy"))
             yield there, "" if labels is None else stack.enter_context(self.device.lend(folder / "labels.npy"))
+
+
+def _words(options: dict[str, str]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", value) if word]

@@ -109,3 +109,10 @@ uint32_t perse_crc32(uint32_t crc, const void *data, size_t size) {
     for (; size > 0; size--, at++) c = c >> 8 ^ table[0][(c ^ *at) & 255];
     return ~c;
 }
+
+uint64_t perse_random(uint64_t *state) {
+    uint64_t z = *state += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}

@@ -26,6 +26,36 @@ perse_status perse_fail_errno(int error, const char *file);
 
 uint32_t perse_crc32(uint32_t crc, const void *data, size_t size);
 
+/* ---- file.c ---- */
+
+typedef struct {
+    const uint8_t *bytes; /* or, when NULL, */
+    int fd;
+    uint64_t size, left; /* of the whole; not yet taken */
+    uint32_t crc;        /* of what was taken */
+    const char *name;
+} perse_source;
+
+typedef struct {
+    int fd; /* -1: only the checksum is wanted */
+    uint32_t crc;
+    const char *name;
+} perse_sink;
+
+perse_status perse_take(perse_source *s, void *to, size_t size);
+perse_status perse_put(perse_sink *s, const void *from, size_t size);
+perse_status perse_move(int folder, const char *from, const char *to); /* renames, and brings that to the disk */
+bool perse_all_zero(const uint8_t *bytes, size_t size);
+
+/* ---- base.c: random numbers, the same everywhere (splitmix64) ---- */
+
+uint64_t perse_random(uint64_t *state);
+
+/* ---- cache.c: half precision, to nearest, ties to even; beyond 65504 the greatest half ---- */
+
+uint16_t perse_to_half(float value);
+float perse_from_half(uint16_t half);
+
 /* ---- threads.c ---- */
 
 typedef struct perse_pool perse_pool;
@@ -62,9 +92,16 @@ void perse_pack_stored(perse *p); /* what is in use is what is on disk, or the f
 
 /* ---- the library's state ---- */
 
+/* A pack and the folder of its files. */
+struct perse_place {
+    perse *p;
+    int folder;
+    perse_pack pack;
+};
+
 struct perse {
     const perse_plan *plan;
-    int folder;
+    int folder; /* of the pack in use */
     const uint8_t *file; /* backbone.bin, mapped */
     const perse_backbone_header *header;
     const uint8_t *weights;
@@ -80,6 +117,7 @@ struct perse {
     uint32_t stored_generation; /* its generation */
     uint8_t *table; /* [channels][256]: where a pixel goes, if */
     bool corrects;
+    perse_place own, *current; /* of the artifact itself; the one that `live` and `folder` are of, NULL = own */
 };
 
 perse_status perse_factory(perse *p, perse_pack *into);
@@ -99,6 +137,8 @@ void perse_levels_use(perse *p); /* after the live levels changed */
 void perse_levels_apply(const perse *p, const uint8_t *from, uint8_t *to, size_t count);
 
 /* ---- training.c ---- */
+
+enum { PERSE_FEWEST_STEPS = 4 }; /* of one epoch of a fit: few samples are gone through several times */
 
 struct perse_training {
     perse *p;

@@ -4,7 +4,6 @@
 
 #include "fit.h"
 
-enum { FEWEST_STEPS = 4 }; /* of one epoch: few samples are gone through several times */
 static const double TRUST = 0.3; /* in the teacher where other samples have labels */
 
 static void shuffle(uint32_t *order, uint32_t count, uint64_t *state) {
@@ -116,7 +115,7 @@ static perse_status train(fit *f, uint32_t e, perse_slice slice, bool labels_onl
     }
     if (!(total > 1e-6)) return PERSE_OK; /* nobody knows anything */
     memcpy(f->lab.order, slice.index, slice.count * sizeof *f->lab.order);
-    uint32_t steps = (slice.count + batch - 1) / batch, passes = steps < FEWEST_STEPS ? (FEWEST_STEPS + steps - 1) / steps : 1;
+    uint32_t steps = (slice.count + batch - 1) / batch, passes = steps < PERSE_FEWEST_STEPS ? (PERSE_FEWEST_STEPS + steps - 1) / steps : 1;
     for (uint32_t epoch = 0; epoch < f->o.epochs; epoch++) {
         PERSE_TRY(fit_tell(f, x->name, turn * f->o.epochs + epoch, turns * f->o.epochs));
         double step = 1.0 / f->o.epochs / passes;

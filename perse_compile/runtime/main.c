@@ -3,6 +3,7 @@
 #include "npy.h"
 #include "perse.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { DEFAULT_BUDGET = 4000000 }; /* bytes of the feature cache */
 static const double TOLERANCE = 1e-3; /* of selftest, relative to the greatest logit */
 
 /* ---- errors: one line, exit status 1; wrong usage 2 ---- */
@@ -51,10 +53,13 @@ static double median(double *values, int count) {
 /* ---- options ---- */
 
 typedef struct {
-    const char *command, *file, *artifact, *labels;
-    bool json, progress, help, quick, no_levels;
+    const char *command, *file, *artifact, *labels, *cache_file, *pack, *enable, *disable;
+    bool json, progress, help, quick, no_levels, cache;
     int threads, runs, exit, probes;
+    uint32_t images;
+    uint64_t budget;
     perse_fit_options fit;
+    perse_watch_options watch; /* every = 0: none */
 } options;
 
 static double number(const char *name, const char *text) {
@@ -72,6 +77,17 @@ static double number_in(const char *name, const char *text, double low, double h
     return value;
 }
 
+/* "300kB", "2MB", "1 000 000" less its blanks: bytes. */
+static uint64_t number_of_bytes(const char *name, const char *text) {
+    static const struct { const char *unit; double bytes; } units[] = {{"", 1}, {"B", 1}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}};
+    char *end;
+    if (text == NULL) usage_error("option needs a value", name);
+    double value = strtod(text, &end);
+    for (size_t i = 0; end != text && value > 0 && i < sizeof units / sizeof *units; i++)
+        if (strcmp(end, units[i].unit) == 0 && value * units[i].bytes < 1e15) return (uint64_t)(value * units[i].bytes);
+    usage_error("not a size such as 500kB or 2MB", text);
+}
+
 /* Takes the option at argv[i]; returns how many words it was. */
 static int take_option(options *o, char **argv) {
     const char *name = argv[0], *value = argv[1];
@@ -80,12 +96,23 @@ static int take_option(options *o, char **argv) {
     if (strcmp(name, "--progress") == 0) return o->progress = true, 1;
     if (strcmp(name, "--no-levels") == 0) return o->no_levels = true, 1;
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return o->help = true, 1;
-    if (strcmp(name, "--artifact") == 0 || strcmp(name, "--labels") == 0) {
+    if (strcmp(name, "--cache") == 0) return o->cache = true, 1;
+    if (strcmp(name, "--pack") == 0 || strcmp(name, "--enable") == 0 || strcmp(name, "--disable") == 0) {
+        if (value == NULL) usage_error("option needs a value", name);
+        *(name[2] == 'p' ? &o->pack : name[2] == 'e' ? &o->enable : &o->disable) = value;
+    } else if (strcmp(name, "--cache-file") == 0) {
+        if (value == NULL) usage_error("option needs a value", name);
+        o->cache = true, o->cache_file = value;
+    } else if (strcmp(name, "--budget") == 0) o->budget = number_of_bytes(name, value);
+    else if (strcmp(name, "--artifact") == 0 || strcmp(name, "--labels") == 0) {
         if (value == NULL) usage_error("option needs a value", name);
         *(strcmp(name, "--labels") == 0 ? &o->labels : &o->artifact) = value;
     } else if (strcmp(name, "--threads") == 0) o->threads = (int)number_in(name, value, 0, PERSE_MAX_THREADS);
     else if (strcmp(name, "--runs") == 0) o->runs = (int)number_in(name, value, 1, 100000);
     else if (strcmp(name, "--probes") == 0) o->probes = (int)number_in(name, value, 1, 1000);
+    else if (strcmp(name, "--watch") == 0) o->watch.every = (uint32_t)number_in(name, value, 1, 1000000);
+    else if (strcmp(name, "--max-disagreement") == 0) o->watch.max_disagreement = (float)number_in(name, value, 0.001, 0.99);
+    else if (strcmp(name, "--images") == 0) o->images = (uint32_t)number_in(name, value, 1, 10000000);
     else if (strcmp(name, "--exit") == 0) o->exit = (int)number_in(name, value, 0, 1000);
     else if (strcmp(name, "--epochs") == 0) o->fit.epochs = (uint32_t)number_in(name, value, 1, 100000);
     else if (strcmp(name, "--folds") == 0) o->fit.folds = (uint32_t)number_in(name, value, 2, 10);
@@ -101,7 +128,8 @@ static int take_option(options *o, char **argv) {
 }
 
 static options parse(int argc, char **argv) {
-    options o = {.exit = PERSE_CASCADE, .threads = 1, .runs = 30, .fit = perse_fit_defaults()};
+    options o = {.exit = PERSE_CASCADE, .threads = 1, .runs = 30, .images = 300, .budget = DEFAULT_BUDGET, .fit = perse_fit_defaults(), .watch = perse_watch_defaults()};
+    o.watch.every = 0;
     for (int i = 1; i < argc;) {
         if (argv[i][0] == '-') {
             i += take_option(&o, argv + i);
@@ -178,14 +206,17 @@ static void say(const options *o, const char *format, ...) {
 /* ---- the artifact ---- */
 
 static const options *given; /* for the messages of check() */
+static bool pack_opened;     /* what is said of heads is said of --pack's */
 
 static void check(perse_status status) {
     if (status == PERSE_OK) return;
     char where[512];
     const char *detail = perse_detail();
-    bool of_artifact = strncmp(detail, "heads.pack", 10) == 0 || strncmp(detail, "backbone.bin", 12) == 0;
-    snprintf(where, sizeof where, "%s%s%s", of_artifact ? given->artifact : "", of_artifact ? "/" : "",
-             *detail ? detail : given->file ? given->file : given->command);
+    bool of_pack = strncmp(detail, "heads.pack", 10) == 0 || (given->cache_file == NULL && strncmp(detail, "cache.bin", 9) == 0);
+    bool of_artifact = of_pack || strncmp(detail, "backbone.bin", 12) == 0 || strncmp(detail, "packs", 5) == 0;
+    bool named = of_pack && given->pack != NULL && pack_opened;
+    snprintf(where, sizeof where, "%s%s%s%s%s%s", of_artifact ? given->artifact : "", of_artifact ? "/" : "", named ? "packs/" : "",
+             named ? given->pack : "", named ? "/" : "", *detail ? detail : given->file ? given->file : given->command);
     fail(perse_status_text(status), where, perse_status_advice(status));
 }
 
@@ -195,6 +226,21 @@ static perse *open_artifact(const options *o, opener open) {
     perse *p;
     size_t size = perse_memory_size(o->threads);
     check(open(&p, o->artifact, o->threads, take_memory(size), size));
+    return p;
+}
+
+static perse_place *open_place(perse *p, const char *name, int flags) {
+    perse_place *place;
+    size_t size = perse_place_size(p);
+    pack_opened = true;
+    check(perse_open_place(p, name, flags, take_memory(size), size, &place));
+    return place;
+}
+
+/* The artifact with the heads that --pack names. */
+static perse *open_heads(const options *o, int flags) {
+    perse *p = open_artifact(o, o->pack != NULL ? perse_open_factory : perse_open);
+    if (o->pack != NULL) check(perse_use_place(p, open_place(p, o->pack, flags)));
     return p;
 }
 
@@ -322,6 +368,17 @@ static void undo_camera(perse *p, const camera *c) {
     if (perse_set_levels(p, c->before) != PERSE_OK) check(perse_set_levels(p, NULL));
 }
 
+static perse_cache_info look_in_cache(const options *o, perse *p) {
+    perse_cache *c;
+    size_t size = perse_cache_size(p, o->budget);
+    void *memory = take_memory(size);
+    check(perse_cache_open(p, o->cache_file, o->budget, memory, size, &c));
+    perse_cache_info info = perse_get_cache_info(c);
+    perse_cache_close(c);
+    free(memory);
+    return info;
+}
+
 /* Whether the camera's levels can be in use from here on. */
 static bool try_camera(const options *o, perse *p, const images *all, camera *c) {
     size_t size = 2 * perse_get_info(p).channels * sizeof(float);
@@ -331,6 +388,10 @@ static bool try_camera(const options *o, perse *p, const images *all, camera *c)
     check(perse_measure_levels(p, all->file.data, all->count, c->measured));
     snprintf(c->why, sizeof c->why, "%s", o->no_levels ? "not wanted" : "as in training");
     if (o->no_levels) return false;
+    if (o->cache && (perse_get_info(p).generation > 0 || look_in_cache(o, p).samples > 0)) {
+        snprintf(c->why, sizeof c->why, "%s", "it stays as the cache has seen it");
+        return false;
+    }
     perse_status status = perse_set_levels(p, c->measured);
     if (status == PERSE_BAD_LEVELS) snprintf(c->why, sizeof c->why, "%s", perse_detail());
     if (status == PERSE_BAD_LEVELS) return false;
@@ -373,7 +434,7 @@ static void print_camera(const options *o, const perse *p, const camera *c, bool
 /* ---- commands ---- */
 
 static int info(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     say(o, "%s for %s, built by perse-compile %s\n", i.name, i.target, i.version);
     say(o, "input %u x %u x %u, %u classes, %.1f million MACs\n", i.height, i.width, i.channels, i.classes, (double)i.macs * 1e-6);
@@ -477,8 +538,55 @@ static int selftest(const options *o) {
     return ok ? 0 : 1;
 }
 
+static void json_result(const perse *p, const perse_result *r, double ms) {
+    json_whole("label", (uint64_t)r->label), json_string("name", perse_get_info(p).class_names[r->label]);
+    json_whole("exit", (uint64_t)r->exit), json_string("exit_name", exit_info(p, (uint32_t)r->exit).name);
+    json_number("confidence", (double)r->confidence), json_whole("stages", (uint64_t)r->stages), json_number("ms", ms);
+}
+
+static void print_watch(const options *o, const perse *p, const perse_watch *w) {
+    say(o, "%-8s %8s %9s %16s %9s  %s\n", "exit", "checked", "disagree", "of late", "threshold", "what the watch did");
+    if (o->json) json_open("watch", '[');
+    for (uint32_t e = 0; e + 1 < perse_get_info(p).exits; e++) {
+        perse_watch_report x;
+        check(perse_watch_look(w, (int)e, &x));
+        const char *name = exit_info(p, e).name;
+        say(o, "%-8s %8u %9u %5.1f%% to %5.1f%% %9.4f  %u stricter, %u looser%s\n", name, x.checked, x.disagreed, 100 * x.low, 100 * x.high,
+            (double)x.threshold, x.tightened, x.loosened, x.switched_off ? ", switched off" : x.enabled ? "" : " (disabled)");
+        if (!o->json) continue;
+        json_open(NULL, '{'), json_string("name", name), json_whole("checked", x.checked), json_whole("disagreed", x.disagreed);
+        json_number("low", x.low), json_number("high", x.high), json_number("threshold", (double)x.threshold);
+        json_whole("tightened", x.tightened), json_whole("loosened", x.loosened), json_bool("switched_off", x.switched_off);
+        json_bool("enabled", x.enabled), json_close('}');
+    }
+    if (o->json) json_close(']');
+}
+
+/* A stream of images, watched. */
+static int watch(const options *o) {
+    perse *p = open_heads(o, 0);
+    images all = open_images(o, p);
+    size_t size = perse_watch_size(p);
+    perse_watch *w;
+    check(perse_watch_begin(p, &o->watch, take_memory(size), size, &w));
+    if (o->json) json_open(NULL, '{'), json_open("results", '[');
+    for (uint32_t n = 0; n < all.count; n++) {
+        perse_result r;
+        double start = now();
+        check(perse_watch_run_u8(w, image_at(&all, n), &r, NULL));
+        if (o->json) json_open(NULL, '{'), json_result(p, &r, now() - start), json_close('}');
+    }
+    if (o->json) json_close(']');
+    print_watch(o, p, w);
+    if (o->json) json_close('}'), puts("");
+    perse_watch_end(w);
+    perse_close(p);
+    return 0;
+}
+
 static int run(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    if (o->watch.every > 0) return watch(o);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     npy file;
     open_npy(&file, need_file(o));
@@ -496,17 +604,14 @@ static int run(const options *o) {
     say(o, "class %d (%s), confidence %.3f, %s after %d of %u stages, %.2f ms\n", r.label, name, (double)r.confidence, exit_name, r.stages,
         i.exits, ms);
     if (o->json) {
-        json_open(NULL, '{');
-        json_whole("label", (uint64_t)r.label), json_string("name", name), json_whole("exit", (uint64_t)r.exit);
-        json_string("exit_name", exit_name), json_number("confidence", (double)r.confidence);
-        json_whole("stages", (uint64_t)r.stages), json_number("ms", ms), json_close('}'), puts("");
+        json_open(NULL, '{'), json_result(p, &r, ms), json_close('}'), puts("");
     }
     perse_close(p);
     return 0;
 }
 
 static int evaluate(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     images all = open_images(o, p);
     perse_result *results = take_memory(i.exits * sizeof *results), r;
@@ -591,46 +696,131 @@ static void print_report(const options *o, const perse *p, const perse_report *r
 
 static perse_samples samples_of(const images *all, const float *features) { return (perse_samples){all->count, features, all->labels}; }
 
-static int personalise(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+/* The new images go to the cache, and what it then holds is what is learnt from. */
+static perse_samples through_cache(const options *o, perse *p, const images *all, const float *features, perse_cache_info *info) {
+    size_t each = perse_get_info(p).features, size = perse_cache_size(p, o->budget);
+    perse_cache *c;
+    void *memory = take_memory(size);
+    check(perse_cache_open(p, o->cache_file, o->budget, memory, size, &c));
+    for (uint32_t i = 0; i < all->count; i++) check(perse_cache_add(c, features + i * each, all->labels != NULL ? all->labels[i] : -1));
+    check(perse_cache_save(c));
+    *info = perse_get_cache_info(c);
+    float *kept = take_memory(info->samples * each * sizeof *kept);
+    int32_t *labels = take_memory(info->samples * sizeof *labels);
+    for (uint32_t i = 0; i < info->samples; i++) check(perse_cache_get(c, i, kept + i * each, &labels[i]));
+    perse_cache_close(c);
+    free(memory);
+    return (perse_samples){info->samples, kept, labels};
+}
+
+static void print_cache(const options *o, const perse_cache_info *c) {
+    if (!o->cache) return;
+    say(o, "cache: %u images, %u of them labelled, %.1f of %.1f kB\n", c->samples, c->labelled, (double)c->bytes * 1e-3, (double)o->budget * 1e-3);
+    if (!o->json) return;
+    json_open("cache", '{');
+    json_whole("samples", c->samples), json_whole("room", c->room), json_whole("labelled", c->labelled);
+    json_whole("bytes", c->bytes), json_whole("budget", o->budget), json_close('}');
+}
+
+static void print_estimate(const options *o, const char *key, const perse_estimate *e) {
+    say(o, "%u images to see, %u to learn from: about %.2f s, at most %.2f s (%.2f and %.2f core-seconds), %.1f MB of memory\n", e->images,
+        e->samples, e->seconds, e->seconds_at_most, e->core_seconds, e->core_seconds_at_most, (double)e->memory * 1e-6);
+    fflush(stdout);
+    if (!o->json) return;
+    json_open(key, '{');
+    json_whole("images", e->images), json_whole("samples", e->samples), json_whole("epochs_at_most", e->epochs_at_most);
+    json_number("seconds", e->seconds), json_number("seconds_at_most", e->seconds_at_most);
+    json_number("core_seconds", e->core_seconds), json_number("core_seconds_at_most", e->core_seconds_at_most);
+    json_whole("memory_bytes", e->memory), json_close('}');
+}
+
+/* What came of a fit. */
+typedef struct {
+    const perse_report *report;
+    const camera *camera;
+    const perse_estimate *expected;
+    const perse_cache_info *cached;
+    bool live, alone; /* something changed; it was the camera's correction only */
+    double bytes, seconds;
+} outcome;
+
+static void print_personalised(const options *o, const perse *p, const outcome *f) {
     perse_info i = perse_get_info(p);
-    double start = now();
+    const perse_report *r = f->report;
+    if (o->json) json_open(NULL, '{');
+    print_camera(o, p, f->camera, f->camera->taken && f->live);
+    print_report(o, p, r);
+    say(o, "%s on %u samples, each judged by heads that did not learn from it; %u trained; teacher: %s\n",
+        r->labelled ? "accuracy" : "agreement with the teacher", r->judged, r->train, perse_teacher_text(r->teacher));
+    print_cache(o, f->cached);
+    say(o, "%s%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r->verdict), f->alone ? ", with the camera corrected" : "",
+        f->seconds, f->bytes * 1e-6);
+    if (!o->json) return;
+    print_estimate(o, "estimate", f->expected);
+    json_bool("live", f->live), json_string("verdict", perse_verdict_text(r->verdict));
+    json_string("teacher", perse_teacher_text(r->teacher)), json_bool("labelled", r->labelled);
+    json_whole("generation", i.generation), json_open("samples", '{');
+    json_whole("train", r->train), json_whole("judged", r->judged), json_close('}');
+    json_open("prior", '[');
+    for (uint32_t k = 0; k < i.classes; k++) json_number(NULL, (double)r->prior[k]);
+    json_close(']'), json_number("cache_bytes", f->bytes), json_number("seconds", f->seconds), json_close('}'), puts("");
+}
+
+/* Samples that the cache will have once these images are in it. */
+static uint32_t samples_with_cache(const options *o, perse *p, uint32_t images) {
+    if (!o->cache) return images;
+    perse_cache_info info = look_in_cache(o, p);
+    uint64_t samples = (uint64_t)info.samples + images;
+    return samples < info.room ? (uint32_t)samples : info.room;
+}
+
+static perse_estimate estimate_fit(const options *o, perse *p, uint32_t images) {
+    perse_estimate e;
+    size_t size = perse_estimate_size(p);
+    void *memory = take_memory(size);
+    check(perse_estimate_fit(p, images, samples_with_cache(o, p, images), &o->fit, memory, size, &e));
+    free(memory);
+    return e;
+}
+
+static int estimate(const options *o) {
+    perse *p = open_heads(o, PERSE_CREATE);
+    perse_estimate e = estimate_fit(o, p, o->images);
+    print_estimate(o, NULL, &e);
+    if (o->json) puts("");
+    perse_close(p);
+    return 0;
+}
+
+static int personalise(const options *o) {
+    perse *p = open_heads(o, PERSE_CREATE);
+    perse_info i = perse_get_info(p);
     images all = open_images(o, p);
+    perse_estimate expected = estimate_fit(o, p, all.count);
+    if (!o->json) print_estimate(o, NULL, &expected);
+    double start = now();
     camera c;
     float *features = choose_features(o, p, &all, &c);
-    perse_samples samples = samples_of(&all, features);
+    perse_cache_info cached = {0};
+    perse_samples samples = o->cache ? through_cache(o, p, &all, features, &cached) : samples_of(&all, features);
     perse_report r = {.exits = take_memory(i.exits * sizeof *r.exits), .prior = take_memory(i.classes * sizeof *r.prior)};
-    size_t size = perse_fit_size(p, all.count);
+    size_t size = perse_fit_size(p, samples.count);
     void *memory = take_memory(size);
     check(perse_fit(p, &samples, &o->fit, memory, size, &r));
     bool alone = c.taken && r.verdict != PERSE_BETTER && i.generation == 0, live = r.verdict == PERSE_BETTER || alone;
     if (c.taken && !live) undo_camera(p, &c); /* heads that learnt from other pixels */
+    double seconds = (now() - start) * 1e-3; /* without the disk's */
     if (live) check(perse_save_pack(p));
     end_progress(o);
-    double cache = (double)all.count * i.features * sizeof(float), seconds = (now() - start) * 1e-3;
-    if (o->json) json_open(NULL, '{');
-    print_camera(o, p, &c, c.taken && live);
-    print_report(o, p, &r);
-    say(o, "%s on %u samples, each judged by heads that did not learn from it; %u trained; teacher: %s\n",
-        r.labelled ? "accuracy" : "agreement with the teacher", r.judged, r.train, perse_teacher_text(r.teacher));
-    say(o, "%s%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r.verdict), alone ? ", with the camera corrected" : "", seconds,
-        cache * 1e-6);
-    if (o->json) {
-        json_bool("live", live), json_string("verdict", perse_verdict_text(r.verdict));
-        json_string("teacher", perse_teacher_text(r.teacher)), json_bool("labelled", r.labelled);
-        json_whole("generation", perse_get_info(p).generation), json_open("samples", '{');
-        json_whole("train", r.train), json_whole("judged", r.judged), json_close('}');
-        json_open("prior", '[');
-        for (uint32_t k = 0; k < i.classes; k++) json_number(NULL, (double)r.prior[k]);
-        json_close(']'), json_number("cache_bytes", cache), json_number("seconds", seconds), json_close('}'), puts("");
-    }
+    const outcome found = {&r, &c, &expected, &cached, live, alone, (double)samples.count * i.features * sizeof(float), seconds};
+    print_personalised(o, p, &found);
     free(features), free(memory);
     perse_close(p);
     return 0;
 }
 
 static int calibrate(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     images all = open_images(o, p);
     float *features = extract_features(o, p, &all);
@@ -643,6 +833,142 @@ static int calibrate(const options *o) {
     if (o->json) json_open(NULL, '{'), json_bool("labelled", r.labelled), json_whole("samples", r.judged);
     print_report(o, p, &r);
     if (o->json) json_whole("generation", perse_get_info(p).generation), json_close('}'), puts("");
+    perse_close(p);
+    return 0;
+}
+
+/* ---- exits ---- */
+
+static void switch_exit(perse *p, const char *name, bool on) {
+    for (uint32_t e = 0; e < perse_get_info(p).exits; e++) {
+        perse_exit_info x = exit_info(p, e);
+        if (strcmp(x.name, name) != 0) continue;
+        check(perse_set_exit(p, (int)e, on, x.temperature, x.threshold));
+        return;
+    }
+    fail("no such exit", name, "`perse exits` lists them");
+}
+
+/* Milliseconds of stages and heads, medians over the runs, on the artifact's own probe image. */
+static void time_exits(const options *o, perse *p, double *stage, double *head) {
+    perse_info i = perse_get_info(p);
+    const uint8_t *image;
+    const float *unused;
+    if (i.probes == 0) fail("no probes in the artifact", "backbone.bin", "build the artifact again");
+    check(perse_get_probe(p, 0, &image, &unused));
+    double *ms = take_memory((size_t)o->runs * 2 * i.exits * sizeof *ms), input;
+    for (int n = -3; n < o->runs; n++) {
+        check(perse_profile_u8(p, image, &input, stage, head));
+        for (uint32_t e = 0; n >= 0 && e < i.exits; e++) {
+            ms[(size_t)(2 * e) * (size_t)o->runs + (size_t)n] = stage[e];
+            ms[(size_t)(2 * e + 1) * (size_t)o->runs + (size_t)n] = head[e];
+        }
+    }
+    for (uint32_t e = 0; e < i.exits; e++) {
+        stage[e] = median(ms + (size_t)(2 * e) * (size_t)o->runs, o->runs);
+        head[e] = median(ms + (size_t)(2 * e + 1) * (size_t)o->runs, o->runs);
+    }
+    free(ms);
+}
+
+/* Who answers what, on images of the person. */
+static void count_shares(const options *o, perse *p, double *share) {
+    images all = open_images(o, p);
+    for (uint32_t e = 0; e < perse_get_info(p).exits; e++) share[e] = 0;
+    for (uint32_t n = 0; n < all.count; n++) {
+        perse_result r;
+        check(perse_run_u8(p, image_at(&all, n), PERSE_CASCADE, &r, NULL));
+        share[r.exit] += 1.0 / all.count;
+    }
+}
+
+static void print_exits(const options *o, const perse *p, const double *stage, const double *head) {
+    perse_info i = perse_get_info(p);
+    double full = head[i.exits - 1], worst = 0;
+    for (uint32_t e = 0; e < i.exits; e++) {
+        full += stage[e];
+        worst += stage[e] + (exit_info(p, e).enabled ? head[e] : 0);
+    }
+    if (o->json) json_open(NULL, '{'), json_number("full_ms", full), json_number("worst_ms", worst), json_open("exits", '[');
+    for (uint32_t e = 0; e < i.exits; e++) {
+        perse_exit_info x = exit_info(p, e);
+        say(o, "%-8s %-3s stage %8.3f ms, head %8.3f ms\n", x.name, x.enabled ? "on" : "off", stage[e], head[e]);
+        if (!o->json) continue;
+        json_open(NULL, '{'), json_string("name", x.name), json_bool("enabled", x.enabled), json_number("stage_ms", stage[e]);
+        json_number("head_ms", head[e]), json_close('}');
+    }
+    say(o, "full network %.3f ms; with these exits at worst %.3f ms\n", full, worst);
+    if (o->json) json_close(']'), json_close('}'), puts("");
+}
+
+static int exits(const options *o) {
+    perse *p = open_heads(o, 0);
+    perse_info i = perse_get_info(p);
+    double *stage = take_memory(i.exits * sizeof *stage), *head = take_memory(i.exits * sizeof *head), *share = take_memory(i.exits * sizeof *share);
+    uint32_t off = 0;
+    if (o->enable != NULL) switch_exit(p, o->enable, true);
+    if (o->disable != NULL) switch_exit(p, o->disable, false);
+    time_exits(o, p, stage, head);
+    if (o->file != NULL) {
+        count_shares(o, p, share);
+        check(perse_drop_costly(p, share, stage, head, &off));
+    }
+    if (o->enable != NULL || o->disable != NULL || off > 0) check(perse_save_pack(p));
+    print_exits(o, p, stage, head);
+    perse_close(p);
+    return 0;
+}
+
+/* ---- packs ---- */
+
+static void print_pack(const options *o, const char *name, perse_status status, uint32_t generation) {
+    say(o, "%-24s %s", *name ? name : "(the artifact's own)", status != PERSE_OK ? perse_status_text(status) : generation == 0 ? "factory" : "personalised");
+    say(o, status == PERSE_OK && generation > 0 ? ", generation %u\n" : "\n", generation);
+    if (!o->json) return;
+    json_open(NULL, '{'), json_string("name", name), json_bool("sound", status == PERSE_OK), json_whole("generation", generation), json_close('}');
+}
+
+static void list_pack(const options *o, perse *p, const char *name, void *memory, size_t size) {
+    perse_place *place;
+    perse_status status = perse_open_place(p, name, 0, memory, size, &place);
+    if (status == PERSE_BAD_NAME || status == PERSE_NO_FILE) return; /* a stray file */
+    if (status == PERSE_OK) check(perse_use_place(p, place));
+    print_pack(o, name, status, status == PERSE_OK ? perse_get_info(p).generation : 0);
+    perse_close_place(place);
+}
+
+static int by_text(const void *left, const void *right) { return strcmp(*(char *const *)left, *(char *const *)right); }
+
+/* Names in the folder, in order. */
+static char **names_in(DIR *folder, size_t *count) {
+    char **names = NULL;
+    *count = 0;
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        char **more = realloc(names, (*count + 1) * sizeof *names);
+        if (more == NULL || (more[*count] = strdup(entry->d_name)) == NULL) fail("not enough memory", "this device", "");
+        names = more;
+        ++*count;
+    }
+    if (*count > 0) qsort(names, *count, sizeof *names, by_text);
+    return names;
+}
+
+static int packs(const options *o) {
+    char path[4200];
+    size_t count = 0;
+    perse *p = open_artifact(o, perse_open_factory);
+    size_t size = perse_place_size(p);
+    void *memory = take_memory(size);
+    snprintf(path, sizeof path, "%s/packs", o->artifact);
+    DIR *folder = opendir(path);
+    if (folder == NULL && errno != ENOENT) fail(strerror(errno), path, "check the folder's permissions");
+    char **names = folder == NULL ? NULL : names_in(folder, &count);
+    if (o->json) json_open(NULL, '{'), json_open("packs", '[');
+    perse_status own = perse_load_pack(p);
+    print_pack(o, "", own == PERSE_NO_FILE ? PERSE_OK : own, own == PERSE_OK ? perse_get_info(p).generation : 0);
+    for (size_t i = 0; i < count; i++) list_pack(o, p, names[i], memory, size);
+    if (o->json) json_close(']'), json_close('}'), puts("");
+    if (folder != NULL) closedir(folder);
     perse_close(p);
     return 0;
 }
@@ -665,7 +991,7 @@ static timing forced_ms(perse *p, const uint8_t *image, int exit, double *ms, in
 }
 
 static int bench(const options *o) {
-    perse *p = open_artifact(o, perse_open);
+    perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     const uint8_t *image;
     const float *unused;
@@ -716,7 +1042,7 @@ static int bench(const options *o) {
 }
 
 static int change_pack(const options *o, perse_status (*change)(perse *), const char *text) {
-    perse *p = open_artifact(o, perse_open_factory);
+    perse *p = o->pack != NULL ? open_heads(o, PERSE_FACTORY) : open_artifact(o, perse_open_factory);
     check(change(p));
     uint32_t generation = perse_get_info(p).generation;
     say(o, "%s (generation %u)\n", text, generation);
@@ -743,7 +1069,10 @@ static const command commands[] = {
      "  --probes N   only so many of the images with known answers (all)\n"
      "  --quick      one image, once through all exits: for emulators\n", selftest},
     {"run", "IMAGE.npy", "classify one image",
-     "IMAGE.npy: uint8 [H, W, C] pixels, or float32 [H, W, C] already normalised.\n  --exit N   let exit N answer, whatever its confidence\n", run},
+     "IMAGE.npy: uint8 [H, W, C] pixels, or float32 [H, W, C] already normalised.\n  --exit N   let exit N answer, whatever its confidence\n"
+     "  --watch K  IMAGE.npy is a stream [N, H, W, C]; every K-th runs to the end, and exits that disagree with the final one\n"
+     "             too often are made stricter or switched off, for this stream\n"
+     "  --max-disagreement X   of an exit's confident answers (0.1)\n", run},
     {"evaluate", "IMAGES.npy [--labels LABELS.npy]", "accuracy, share of samples per exit, cost, time",
      "IMAGES.npy: uint8 [N, H, W, C]; LABELS.npy: int32 or int64 [N] class numbers, -1 = unknown.\n", evaluate},
     {"personalise", "IMAGES.npy [--labels LABELS.npy]", "train the heads on a person's images",
@@ -757,10 +1086,21 @@ static const command commands[] = {
      "  --temperature T     of the teacher (2)    --label-weight A share of the label in the loss (0.7)\n"
      "  --max-drop X        accuracy that early answers may lose (0.01)\n"
      "  --seed N            (1)\n"
-     "  --no-levels         leave brightness, contrast and colours of the camera as they are\n", personalise},
+     "  --no-levels         leave brightness, contrast and colours of the camera as they are\n"
+     "  --cache             keep the images' features in cache.bin beside the heads, and train on all that is kept there:\n"
+     "                      classes of earlier images are then not forgotten\n"
+     "  --cache-file FILE   the same in another file       --budget SIZE  of it at most (4MB)\n", personalise},
+    {"estimate", "[--images N]", "what personalising would take: seconds, core-seconds, memory",
+     "From a short probe on this device. Takes personalise's options, --cache too.\n  --images N   so many new ones (300)\n", estimate},
     {"calibrate", "IMAGES.npy [--labels LABELS.npy]", "refit temperatures and thresholds only",
      "  --max-drop X   accuracy that early answers may lose against the final exit (0.01)\n", calibrate},
     {"bench", "[--runs N]", "time every stage, head and exit", "Medians over N runs (30) on the artifact's own probe image.\n", bench},
+    {"exits", "[IMAGES.npy]", "what each exit costs here, which are on; switch one on or off",
+     "  --enable NAME   --disable NAME   one of the early exits, in heads.pack; `perse rollback` undoes it\n"
+     "  --runs N        to time (30)\n"
+     "With images of the person [N, H, W, C]: exits that take more time than they save on them are switched off.\n", exits},
+    {"packs", "", "heads for several people or places, and how far each has come",
+     "A pack is made by `perse personalise --pack NAME` and chosen by --pack NAME; its files are in packs/NAME.\n", packs},
     {"rollback", "", "back to the heads before the last change (and, again, forward)", "", rollback},
     {"reset", "", "back to the factory heads", "", reset},
 };
@@ -771,6 +1111,7 @@ static void print_help(const command *c) {
     else puts("usage: perse COMMAND [options]\n\nOne network for one device, with exits it can leave early, and heads that learn their owner.\n");
     for (int i = 0; c == NULL && i < COMMANDS; i++) printf("  %-12s %s\n", commands[i].name, commands[i].summary);
     puts("\n  --json           one JSON object on stdout\n  --threads N      (1); 0 = one per core\n"
+         "  --pack NAME      heads in packs/NAME instead of the artifact's own\n"
          "  --artifact DIR   folder of backbone.bin and heads.pack (the executable's own)\n"
          "  --help           also after a command");
 }

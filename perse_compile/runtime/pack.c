@@ -58,72 +58,39 @@ uint64_t perse_pack_bytes(const perse_plan *plan) {
 
 /* ---- reading ---- */
 
-typedef struct {
-    const uint8_t *bytes; /* or, when NULL, */
-    int fd;
-    uint64_t size, left; /* of the whole; not yet taken */
-    uint32_t crc;        /* of what was taken */
-    const char *name;
-} source;
-
-static perse_status take(source *s, void *to, size_t size) {
-    if (size > s->left) return perse_fail(PERSE_TRUNCATED, s->name);
-    s->left -= size;
-    if (s->bytes != NULL) {
-        memcpy(to, s->bytes, size);
-        s->bytes += size;
-    } else {
-        for (size_t done = 0; done < size;) {
-            ssize_t n = read(s->fd, (uint8_t *)to + done, size - done);
-            if (n < 0 && errno == EINTR) continue;
-            if (n < 0) return perse_fail_errno(errno, s->name);
-            if (n == 0) return perse_fail(PERSE_TRUNCATED, s->name);
-            done += (size_t)n;
-        }
-    }
-    s->crc = perse_crc32(s->crc, to, size);
-    return PERSE_OK;
-}
-
-static bool all_zero(const uint8_t *bytes, size_t size) {
-    for (size_t i = 0; i < size; i++)
-        if (bytes[i] != 0) return false;
-    return true;
-}
-
 static uint32_t checksum_of_header(const perse_pack_header *h) {
     return perse_crc32(0, (const uint8_t *)h + PERSE_CHECKED_FROM, sizeof *h - PERSE_CHECKED_FROM);
 }
 
-static perse_status take_header(source *s, const perse_plan *plan, perse_pack_header *h) {
-    PERSE_TRY(take(s, h, sizeof *h));
+static perse_status take_header(perse_source *s, const perse_plan *plan, perse_pack_header *h) {
+    PERSE_TRY(perse_take(s, h, sizeof *h));
     if (memcmp(h->magic, "PERSEPAK", 8) != 0) return perse_fail(PERSE_BAD_MAGIC, s->name);
     if (h->version != PERSE_FORMAT_VERSION) return perse_fail(PERSE_BAD_VERSION, s->name);
     if (h->length != s->size) return perse_fail(PERSE_TRUNCATED, s->name);
     if (h->exits != plan->exits || h->classes != plan->classes || h->heads_id != plan->heads_id)
         return perse_fail(PERSE_WRONG_PACK, s->name);
-    if (h->channels != plan->channels || h->length != perse_pack_bytes(plan) || !all_zero(h->reserved, sizeof h->reserved))
+    if (h->channels != plan->channels || h->length != perse_pack_bytes(plan) || !perse_all_zero(h->reserved, sizeof h->reserved))
         return perse_fail(PERSE_BAD_LAYOUT, s->name);
     return PERSE_OK;
 }
 
-static perse_status take_pack(source *s, const perse_plan *plan, perse_pack *into) {
+static perse_status take_pack(perse_source *s, const perse_plan *plan, perse_pack *into) {
     perse_pack_header h;
     PERSE_TRY(take_header(s, plan, &h));
     s->crc = checksum_of_header(&h);
-    PERSE_TRY(take(s, into->levels, 2 * plan->channels * sizeof(float)));
+    PERSE_TRY(perse_take(s, into->levels, 2 * plan->channels * sizeof(float)));
     bool sound = perse_levels_sound(into->levels, plan->channels);
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint32_t f = plan->exit[e].features, k = plan->classes;
         perse_pack_exit x;
         perse_pack_entry *entry = &into->exit[e];
-        PERSE_TRY(take(s, &x, sizeof x));
-        PERSE_TRY(take(s, entry->head.shift, f * sizeof(float)));
-        PERSE_TRY(take(s, entry->head.scale, f * sizeof(float)));
-        PERSE_TRY(take(s, entry->head.weight, (size_t)f * k * sizeof(float)));
-        PERSE_TRY(take(s, entry->head.bias, k * sizeof(float)));
+        PERSE_TRY(perse_take(s, &x, sizeof x));
+        PERSE_TRY(perse_take(s, entry->head.shift, f * sizeof(float)));
+        PERSE_TRY(perse_take(s, entry->head.scale, f * sizeof(float)));
+        PERSE_TRY(perse_take(s, entry->head.weight, (size_t)f * k * sizeof(float)));
+        PERSE_TRY(perse_take(s, entry->head.bias, k * sizeof(float)));
         sound = sound && x.features == f && x.enabled <= 1 && (x.enabled == 1 || e + 1 < plan->exits) && isfinite(x.temperature) &&
-                x.temperature > 0 && isfinite(x.threshold) && all_zero(x.reserved, sizeof x.reserved);
+                x.temperature > 0 && isfinite(x.threshold) && perse_all_zero(x.reserved, sizeof x.reserved);
         entry->enabled = x.enabled == 1;
         entry->temperature = x.temperature;
         entry->threshold = x.threshold;
@@ -135,7 +102,7 @@ static perse_status take_pack(source *s, const perse_plan *plan, perse_pack *int
 }
 
 perse_status perse_pack_parse(const perse_plan *plan, const uint8_t *bytes, uint64_t size, const char *name, perse_pack *into) {
-    source s = {bytes, -1, size, size, 0, name};
+    perse_source s = {bytes, -1, size, size, 0, name};
     return take_pack(&s, plan, into);
 }
 
@@ -147,7 +114,7 @@ perse_status perse_pack_read(const perse_plan *plan, int folder, const char *nam
     if (fstat(fd, &about) != 0) {
         status = perse_fail_errno(errno, name);
     } else {
-        source s = {NULL, fd, (uint64_t)about.st_size, (uint64_t)about.st_size, 0, name};
+        perse_source s = {NULL, fd, (uint64_t)about.st_size, (uint64_t)about.st_size, 0, name};
         status = take_pack(&s, plan, into);
     }
     close(fd);
@@ -156,50 +123,33 @@ perse_status perse_pack_read(const perse_plan *plan, int folder, const char *nam
 
 /* ---- writing ---- */
 
-typedef struct {
-    int fd; /* -1: only the checksum is wanted */
-    uint32_t crc;
-    const char *name;
-} sink;
-
-static perse_status put(sink *s, const void *from, size_t size) {
-    s->crc = perse_crc32(s->crc, from, size);
-    for (size_t done = 0; s->fd >= 0 && done < size;) {
-        ssize_t n = write(s->fd, (const uint8_t *)from + done, size - done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return perse_fail_errno(errno, s->name);
-        done += (size_t)n;
-    }
-    return PERSE_OK;
-}
-
-static perse_status put_body(sink *s, const perse_plan *plan, const perse_pack *pack) {
-    PERSE_TRY(put(s, pack->levels, 2 * plan->channels * sizeof(float)));
+static perse_status put_body(perse_sink *s, const perse_plan *plan, const perse_pack *pack) {
+    PERSE_TRY(perse_put(s, pack->levels, 2 * plan->channels * sizeof(float)));
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint32_t f = plan->exit[e].features, k = plan->classes;
         const perse_pack_entry *entry = &pack->exit[e];
         perse_pack_exit x = {f, entry->enabled, entry->temperature, entry->threshold, {0}};
-        PERSE_TRY(put(s, &x, sizeof x));
-        PERSE_TRY(put(s, entry->head.shift, f * sizeof(float)));
-        PERSE_TRY(put(s, entry->head.scale, f * sizeof(float)));
-        PERSE_TRY(put(s, entry->head.weight, (size_t)f * k * sizeof(float)));
-        PERSE_TRY(put(s, entry->head.bias, k * sizeof(float)));
+        PERSE_TRY(perse_put(s, &x, sizeof x));
+        PERSE_TRY(perse_put(s, entry->head.shift, f * sizeof(float)));
+        PERSE_TRY(perse_put(s, entry->head.scale, f * sizeof(float)));
+        PERSE_TRY(perse_put(s, entry->head.weight, (size_t)f * k * sizeof(float)));
+        PERSE_TRY(perse_put(s, entry->head.bias, k * sizeof(float)));
     }
     return PERSE_OK;
 }
 
-static perse_status put_pack(sink *s, const perse_plan *plan, const perse_pack *pack) {
+static perse_status put_pack(perse_sink *s, const perse_plan *plan, const perse_pack *pack) {
     perse_pack_header h = {"", PERSE_FORMAT_VERSION, 0, perse_pack_bytes(plan), plan->exits, plan->classes,
                            plan->heads_id, pack->generation, plan->channels, {0}};
-    sink body = {-1, checksum_of_header(&h), s->name};
+    perse_sink body = {-1, checksum_of_header(&h), s->name};
     PERSE_TRY(put_body(&body, plan, pack));
     memcpy(h.magic, "PERSEPAK", 8);
     h.crc32 = body.crc;
-    PERSE_TRY(put(s, &h, sizeof h));
+    PERSE_TRY(perse_put(s, &h, sizeof h));
     return put_body(s, plan, pack);
 }
 
-static perse_status put_file(sink *s, int folder, const char *name) {
+static perse_status put_file(perse_sink *s, int folder, const char *name) {
     int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return perse_fail_errno(errno, name);
     perse_status status = PERSE_OK;
@@ -207,7 +157,7 @@ static perse_status put_file(sink *s, int folder, const char *name) {
         uint8_t bytes[4096];
         n = read(fd, bytes, sizeof bytes);
         if (n < 0 && errno == EINTR) continue;
-        status = n < 0 ? perse_fail_errno(errno, name) : put(s, bytes, (size_t)n);
+        status = n < 0 ? perse_fail_errno(errno, name) : perse_put(s, bytes, (size_t)n);
     }
     close(fd);
     return status;
@@ -220,21 +170,15 @@ typedef struct {
 } contents;
 
 static perse_status write_file(perse *p, const char *name, contents from) {
-    sink s = {openat(p->folder, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), 0, name};
+    perse_sink s = {openat(p->folder, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), 0, name};
     if (s.fd < 0) return perse_fail_errno(errno, name);
     perse_status status = from.pack != NULL   ? put_pack(&s, p->plan, from.pack)
                           : from.file != NULL ? put_file(&s, p->folder, from.file)
-                                              : put(&s, p->file + p->header->pack_offset, (size_t)p->header->pack_size);
+                                              : perse_put(&s, p->file + p->header->pack_offset, (size_t)p->header->pack_size);
     if (status == PERSE_OK && fsync(s.fd) != 0) status = perse_fail_errno(errno, name);
     if (close(s.fd) != 0 && status == PERSE_OK) status = perse_fail_errno(errno, name);
     if (status != PERSE_OK) unlinkat(p->folder, name, 0);
     return status;
-}
-
-static perse_status move(perse *p, const char *from, const char *to) {
-    if (renameat(p->folder, from, p->folder, to) != 0) return perse_fail_errno(errno, to);
-    if (fsync(p->folder) != 0 && errno != EINVAL) return perse_fail_errno(errno, to);
-    return PERSE_OK;
 }
 
 /* heads.pack becomes heads.pack.previous too, unless it is damaged: then an older one is worth more. */
@@ -242,7 +186,7 @@ static perse_status keep_live(perse *p) {
     perse_status now = perse_pack_read(p->plan, p->folder, LIVE, &p->spare);
     if (now != PERSE_OK && now != PERSE_NO_FILE) return PERSE_OK;
     PERSE_TRY(write_file(p, KEPT, (contents){NULL, now == PERSE_OK ? LIVE : NULL}));
-    return move(p, KEPT, PREVIOUS);
+    return perse_move(p->folder, KEPT, PREVIOUS);
 }
 
 static perse_status lock_folder(perse *p) {
@@ -254,7 +198,7 @@ static perse_status replace(perse *p, contents with) {
     PERSE_TRY(lock_folder(p));
     perse_status status = write_file(p, NEW, with);
     if (status == PERSE_OK) status = keep_live(p);
-    if (status == PERSE_OK) status = move(p, NEW, LIVE);
+    if (status == PERSE_OK) status = perse_move(p->folder, NEW, LIVE);
     if (status != PERSE_OK) unlinkat(p->folder, NEW, 0);
     flock(p->folder, LOCK_UN);
     return status;
@@ -297,8 +241,8 @@ static perse_status swap_files(perse *p) {
     PERSE_TRY(status);
     status = write_file(p, KEPT, (contents){NULL, LIVE});
     if (status != PERSE_OK && status != PERSE_NO_FILE) return status;
-    PERSE_TRY(move(p, PREVIOUS, LIVE));
-    return status == PERSE_OK ? move(p, KEPT, PREVIOUS) : PERSE_OK;
+    PERSE_TRY(perse_move(p->folder, PREVIOUS, LIVE));
+    return status == PERSE_OK ? perse_move(p->folder, KEPT, PREVIOUS) : PERSE_OK;
 }
 
 perse_status perse_rollback_pack(perse *p) {

@@ -114,7 +114,7 @@ static perse_status open_files(perse *p, const char *folder, bool factory) {
 
 static void close_files(perse *p) {
     if (p->file != NULL) munmap((void *)(uintptr_t)p->file, (size_t)p->header->length);
-    if (p->folder >= 0) close(p->folder);
+    if (p->own.folder >= 0) close(p->own.folder);
 }
 
 static perse_status open_any(perse **out, const char *folder, int threads, void *memory, size_t size, bool factory) {
@@ -125,6 +125,7 @@ static perse_status open_any(perse **out, const char *folder, int threads, void 
     perse *p = carve_all(&c, &perse_the_plan, resolve_threads(threads));
     if (c.used == SIZE_MAX) return perse_fail(PERSE_OUT_OF_MEMORY, "perse_memory_size");
     perse_status status = open_files(p, folder, factory);
+    p->own = (perse_place){p, p->folder, p->live};
     if (status == PERSE_OK) status = perse_pool_start(p->pool);
     if (status == PERSE_OK) *out = p;
     else close_files(p);
@@ -173,6 +174,26 @@ perse_status perse_set_exit(perse *p, int exit, bool enabled, float temperature,
     entry->enabled = enabled;
     entry->temperature = temperature;
     entry->threshold = threshold;
+    return PERSE_OK;
+}
+
+perse_status perse_drop_costly(perse *p, const double *share, const double *stage, const double *head, uint32_t *off) {
+    if (p == NULL || share == NULL || stage == NULL || head == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    uint32_t final = p->plan->exits - 1, dropped = 0;
+    for (uint32_t e = 0; e <= final; e++)
+        if (!(share[e] >= 0 && stage[e] >= 0 && head[e] >= 0) || !isfinite(share[e] + stage[e] + head[e])) return perse_fail(PERSE_BAD_ARGUMENT, "");
+    double reached = share[final], rest = head[final]; /* who comes to exit e + 1, and what one of them takes from there on */
+    for (uint32_t e = final; e-- > 0;) {
+        double here = p->live.exit[e].enabled ? share[e] : 0, all = reached + here;
+        double going_on = stage[e + 1] + rest;
+        rest = all > 0 ? reached / all * going_on + head[e] : going_on;
+        bool pays = all > 0 && rest < going_on;
+        dropped += p->live.exit[e].enabled && !pays;
+        p->live.exit[e].enabled = p->live.exit[e].enabled && pays;
+        if (!p->live.exit[e].enabled) rest = going_on;
+        reached += share[e]; /* whom it does not answer any more goes on to the next */
+    }
+    if (off != NULL) *off = dropped;
     return PERSE_OK;
 }
 

@@ -38,13 +38,15 @@ extern "C" {
     X(PERSE_IO, "cannot read or write", "check the folder's permissions and the disk") \
     X(PERSE_DISK_FULL, "disk full", "free some space and try again; the heads in use are as they were") \
     X(PERSE_BUSY, "another process is saving heads here", "try again when it is done") \
-    X(PERSE_BAD_MAGIC, "not a perse file", "build the artifact again, or `perse reset` for heads.pack") \
+    X(PERSE_BAD_MAGIC, "not a perse file", "build the artifact again; `perse reset` for heads.pack; delete a cache") \
     X(PERSE_BAD_VERSION, "file version not supported", "build the artifact again with this version") \
-    X(PERSE_TRUNCATED, "file length is wrong", "copy the file again, or `perse rollback` for heads.pack") \
-    X(PERSE_BAD_LAYOUT, "file contents contradict themselves", "build the artifact again, or `perse reset` for heads.pack") \
-    X(PERSE_BAD_CHECKSUM, "file is damaged", "copy the file again, or `perse rollback` for heads.pack") \
+    X(PERSE_TRUNCATED, "file length is wrong", "copy the file again; `perse rollback` for heads.pack; delete a cache") \
+    X(PERSE_BAD_LAYOUT, "file contents contradict themselves", "build the artifact again; `perse reset` for heads.pack; delete a cache") \
+    X(PERSE_BAD_CHECKSUM, "file is damaged", "copy the file again; `perse rollback` for heads.pack; delete a cache") \
     X(PERSE_WRONG_BACKBONE, "backbone is not the one this program was built for", "keep an artifact's files together") \
     X(PERSE_WRONG_PACK, "heads belong to another artifact", "`perse reset` brings back the factory heads") \
+    X(PERSE_BAD_NAME, "not a name for a pack", "use 1 to 48 letters, digits, - and _") \
+    X(PERSE_WRONG_CACHE, "cached features are of another artifact or camera", "delete it, or name another file") \
     X(PERSE_NO_PREVIOUS, "no previous heads to roll back to", "`perse reset` brings back the factory heads") \
     X(PERSE_THREAD_FAILED, "cannot start a thread", "ask for fewer threads") \
     X(PERSE_NAN_INPUT, "input has NaN or infinite values", "check how the image was prepared") \
@@ -87,7 +89,7 @@ perse_status perse_open(perse **out, const char *folder, int threads, void *memo
 /* The same with the factory heads, whatever heads.pack is: for self-tests and repairs. */
 perse_status perse_open_factory(perse **out, const char *folder, int threads, void *memory, size_t size);
 
-void perse_close(perse *p); /* NULL is fine */
+void perse_close(perse *p); /* close its places and caches before; NULL is fine */
 
 typedef struct {
     const char *name, *target, *version;
@@ -112,6 +114,12 @@ typedef struct {
 perse_info perse_get_info(const perse *p);
 perse_status perse_get_exit(const perse *p, int exit, perse_exit_info *out);
 perse_status perse_set_exit(perse *p, int exit, bool enabled, float temperature, float threshold); /* until close or save */
+
+/* Switches exits off that cost more than they save, by share [exits] of the images that each answers and by milliseconds of
+ * stage [exits] and head [exits] (perse_profile_u8): from the last exit to the first, asking everybody who comes by must take
+ * less than the answers spare. With all exits off, an image takes the stages and the final head, the full network. With
+ * exits on, the worst case is every stage and every enabled head once. off: NULL or how many were switched off. */
+perse_status perse_drop_costly(perse *p, const double *share, const double *stage, const double *head, uint32_t *off);
 
 /* A probe: its uint8 image, and PyTorch's logits [exits][classes] with the factory heads. */
 perse_status perse_get_probe(const perse *p, int probe, const uint8_t **image, const float **logits);
@@ -163,6 +171,38 @@ perse_status perse_get_levels(const perse *p, float *factory, float *live, bool 
  * nothing changes, where the artifact does not know its own, where low and high are nearer than 8, or where they lie at an
  * end of the range and the factory's do not: what is clipped is lost. */
 perse_status perse_set_levels(perse *p, const float *levels);
+
+/* ---- drift watch ---- */
+
+/* Every so many-th image runs to the end although an early exit was confident; the answer is the same as without. If an exit
+ * then disagrees with the final one more often than is allowed, its threshold is halved towards 1, four times at most, then the
+ * exit is switched off; step by step it comes back when it agrees again. This changes the heads in use until
+ * perse_watch_end, which must come before heads are saved, trained or exchanged. */
+typedef struct perse_watch perse_watch;
+
+typedef struct {
+    uint32_t every;         /* 1 = every image */
+    float max_disagreement; /* allowed share of an exit's confident answers that the final exit contradicts, 0 .. 1 */
+    float deviations;       /* how sure to be, in standard deviations, before anything is changed */
+} perse_watch_options;
+
+typedef struct {
+    uint32_t images, images_checked;   /* seen in all; run to the end */
+    uint32_t checked, disagreed;       /* of this exit's confident answers */
+    uint32_t recent, recent_disagreed; /* the same since its threshold last changed, the last 400 at most */
+    double low, high;                  /* Wilson's interval of the recent rate */
+    uint32_t tightened, loosened;      /* steps */
+    bool switched_off, enabled;        /* by the watch; as it is now */
+    float threshold;                   /* as it is now */
+} perse_watch_report;
+
+perse_watch_options perse_watch_defaults(void);
+size_t perse_watch_size(const perse *p);
+perse_status perse_watch_begin(perse *p, const perse_watch_options *options, void *memory, size_t size, perse_watch **out);
+perse_status perse_watch_run_u8(perse_watch *w, const uint8_t *image, perse_result *result, float *logits); /* as perse_run_u8 */
+perse_status perse_watch_run_f32(perse_watch *w, const float *image, perse_result *result, float *logits);
+perse_status perse_watch_look(const perse_watch *w, int exit, perse_watch_report *out); /* not the final exit */
+void perse_watch_end(perse_watch *w); /* thresholds as they were; NULL is fine */
 
 /* ---- one training step ---- */
 
@@ -266,10 +306,65 @@ size_t perse_fit_size(const perse *p, uint32_t count); /* SIZE_MAX when there is
 perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
                        perse_report *report);
 
+/* What that will take, before it starts: of a probe here and now (some inferences, some training batches of every head) and
+ * the number of batches. Training stops early: `seconds` is what to expect, with all epochs it is `seconds_at_most`. */
+typedef struct {
+    uint32_t images, samples, epochs_at_most; /* images: through the backbone first; samples: to learn from */
+    double seconds, seconds_at_most, core_seconds, core_seconds_at_most; /* core-seconds: times the threads */
+    uint64_t memory; /* bytes, with the backbone, the features and the images */
+} perse_estimate;
+
+size_t perse_estimate_size(const perse *p);
+perse_status perse_estimate_fit(perse *p, uint32_t images, uint32_t samples, const perse_fit_options *options, void *memory, size_t size,
+                                perse_estimate *out);
+
 /* Temperatures and thresholds only, from all of the samples, without a gate. Without labels the final exit is right. */
 size_t perse_calibrate_size(const perse *p, uint32_t count);
 perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, void *memory, size_t size,
                              perse_report *report);
+
+/* ---- several packs ---- */
+
+/* A place is a named pack: other heads for another person or another surrounding, in packs/NAME of the artifact's
+ * folder. It has its own heads.pack, heads.pack.previous and cache.bin. All functions on heads mean the place in use;
+ * after perse_open that is the artifact's own. Names: 1 to 48 of a-z A-Z 0-9 - _ and ., the first no dot. */
+typedef struct perse_place perse_place;
+enum { PERSE_LONGEST_NAME = 48 };
+
+/* PERSE_CREATE makes the folder if it is missing. Without a heads.pack there, or with PERSE_FACTORY, the factory heads
+ * are used. */
+enum { PERSE_CREATE = 1, PERSE_FACTORY = 2 };
+size_t perse_place_size(const perse *p);
+perse_status perse_open_place(perse *p, const char *name, int flags, void *memory, size_t size, perse_place **out);
+
+/* NULL is the artifact's own. Swaps pointers; copies and reads nothing. */
+perse_status perse_use_place(perse *p, perse_place *place);
+
+void perse_close_place(perse_place *place); /* if it is in use, the artifact's own is from here on; NULL is fine */
+
+/* ---- the feature cache ---- */
+
+/* Features of a person's images, kept on disk in half precision, so that a later fit learns from all of them and forgets no
+ * class. It never takes more than its budget in bytes, on disk or in memory: when it is full, the class with most samples (by
+ * label, or by the factory's final exit where there is none) gives one away, at random but reproducibly. It fits
+ * every build of the same program, on any target. */
+typedef struct perse_cache perse_cache;
+
+typedef struct {
+    uint32_t samples, room, labelled; /* room: samples that the budget has place for */
+    uint64_t bytes;                   /* of the file, once saved */
+} perse_cache_info;
+
+/* path: NULL is cache.bin beside the heads in use. Without the file the cache is empty. Uses p until it is closed. */
+size_t perse_cache_size(const perse *p, uint64_t budget);
+perse_status perse_cache_open(perse *p, const char *path, uint64_t budget, void *memory, size_t size, perse_cache **out);
+void perse_cache_close(perse_cache *c); /* without saving; NULL is fine */
+
+/* features: [features] of one image; label: -1 = unknown. An image that is there already only brings its label. */
+perse_status perse_cache_add(perse_cache *c, const float *features, int32_t label);
+perse_status perse_cache_get(const perse_cache *c, uint32_t sample, float *features, int32_t *label);
+perse_cache_info perse_get_cache_info(const perse_cache *c);
+perse_status perse_cache_save(perse_cache *c); /* in one step: whatever happens, the old file or the new one is there */
 
 /* ---- the pack on disk ---- */
 

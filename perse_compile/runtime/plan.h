@@ -104,6 +104,21 @@ typedef struct {
     uint8_t reserved[16]; /* 0 */
 } perse_pack_exit;
 
+/* cache.bin: this header, then uint32 seen[classes] (samples of each class that ever came), then the samples: int32 label
+ * (-1 = unknown), int32 answer (class that the factory's final exit gave it), halves [features], padded to 4 bytes. */
+typedef struct {
+    char magic[8]; /* "PERSEFEA" */
+    uint32_t version;
+    uint32_t crc32;  /* of bytes [16, length) */
+    uint64_t length; /* of the file */
+    uint32_t heads_id; /* perse_plan.heads_id: features are of that backbone and those taps */
+    uint32_t classes, features, samples;
+    uint64_t random;      /* state of the generator that chooses what gives way */
+    uint32_t levels;      /* CRC-32 of the levels through which the features were seen */
+    uint8_t reserved[12]; /* 0 */
+} perse_cache_header;
+
+_Static_assert(sizeof(perse_cache_header) == 64, "format");
 _Static_assert(sizeof(perse_backbone_header) == 64, "format");
 _Static_assert(sizeof(perse_pack_header) == 64, "format");
 _Static_assert(sizeof(perse_pack_exit) == 32, "format");

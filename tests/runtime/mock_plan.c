@@ -12,6 +12,7 @@ static const int width[] = {PIXELS, F0, F1, F2};
 
 int mock_fail;    /* tests: which kernel fails; see below */
 int mock_stages;  /* tests: stages really run */
+int mock_heads;   /* tests: heads really run */
 enum { FAIL_NONE, FAIL_INPUT, FAIL_STAGE, FAIL_POOL, FAIL_HEAD, FAIL_TRAIN, FAIL_NAN_LOGITS, FAIL_WORKSPACE };
 
 typedef struct { void *sync; int32_t num_task; } parallel_env;
@@ -90,6 +91,7 @@ static void logits_of(const float *features, const perse_head *h, int inputs, fl
 }
 
 static int head(const float *features, const perse_head *h, float *logits, int s) {
+    mock_heads++;
     logits_of(features, h, width[s + 1], logits);
     if (mock_fail == FAIL_NAN_LOGITS) logits[1] = NAN;
     return fail(FAIL_HEAD);

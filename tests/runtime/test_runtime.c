@@ -1,4 +1,5 @@
-/* test_runtime.c - the library on the mock network. Usage: test_runtime ARTIFACT SCRATCH; both are folders.
+/* test_runtime.c - the library on the mock network. Usage: test_runtime ARTIFACT SCRATCH [TESTS]; the first two are folders,
+ * TESTS is what the names of the tests to run begin with (all).
  *
  * Every status must come up at least once; see `met`. */
 #define _DEFAULT_SOURCE
@@ -20,7 +21,7 @@
 
 enum { PIXELS = 8 * 8 * 3, USERS = 300, K = 5, EXITS = 3, FEATURES = 16 + 24 + 32, B = 8 };
 enum { FAIL_NONE, FAIL_INPUT, FAIL_STAGE, FAIL_POOL, FAIL_HEAD, FAIL_TRAIN, FAIL_NAN_LOGITS, FAIL_WORKSPACE };
-extern int mock_fail, mock_stages;
+extern int mock_fail, mock_stages, mock_heads;
 
 static const char *source, *scratch;
 static bool met[PERSE_STATUS_COUNT];
@@ -80,8 +81,8 @@ static void copy_in(const char *name) {
 static bool exists(const char *name) { return access(path_in(scratch, name), F_OK) == 0; }
 
 static void fresh_folder(void) {
-    static const char *const leftovers[] = {"heads.pack.previous", "heads.pack.new", "heads.pack.kept"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const leftovers[] = {"heads.pack.previous", "heads.pack.new", "heads.pack.kept", "cache.bin", "cache.bin.new"};
+    for (int i = 0; i < 5; i++) {
         unlink(path_in(scratch, leftovers[i]));
         rmdir(path_in(scratch, leftovers[i]));
     }
@@ -949,6 +950,8 @@ static void test_kill(void) {
     perse_close(p);
 }
 
+#include "test_streaming.c"
+
 /* ---- */
 
 int main(int argc, char **argv) {
@@ -958,20 +961,23 @@ int main(int argc, char **argv) {
         TEST(training_step), TEST(personalise), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
         TEST(how_sure), TEST(kill),
+        TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
+        TEST(places), TEST(place_refusals), TEST(estimate), TEST(watch), TEST(watch_refusals), TEST(worst_case), TEST(drop_costly),
     };
-    if (argc != 3) return 2;
+    if (argc != 3 && argc != 4) return 2;
     source = argv[1];
     scratch = argv[2];
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         running = tests[i].name;
+        if (argc == 4 && strncmp(running, argv[3], strlen(argv[3])) != 0) continue;
         fresh_folder();
         tests[i].run();
         printf("ok %s\n", running);
         fflush(stdout);
     }
     running = "every status";
-    for (int s = 0; s < PERSE_STATUS_COUNT; s++)
+    for (int s = 0; argc == 3 && s < PERSE_STATUS_COUNT; s++)
         if (!met[s]) return fprintf(stderr, "no test for status '%s'\n", perse_status_text((perse_status)s)), 1;
-    free(memory), free(pixels), free(features);
+    free(memory), free(pixels), free(features), free(cache_memory);
     return 0;
 }
