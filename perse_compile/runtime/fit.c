@@ -56,14 +56,6 @@ size_t perse_fit_size(const perse *p, uint32_t count) {
 
 /* ---- small helpers ---- */
 
-/* splitmix64 */
-uint64_t fit_random(uint64_t *state) {
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
 perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t total) {
     return f->o.progress != NULL && f->o.progress(f->o.user, phase, done, total) != 0 ? perse_fail(PERSE_ABORTED, phase) : PERSE_OK;
 }
@@ -91,7 +83,7 @@ static int by_stratum(const void *left, const void *right) {
 static perse_status deal(fit *f) {
     uint32_t n = f->samples->count, judges = 0, others = n;
     for (uint32_t i = 0; i < n; i++)
-        f->tickets[i] = (fit_ticket){(uint32_t)f->lab.truth[i], i, fit_random(&f->random)}; /* unknown sorts last */
+        f->tickets[i] = (fit_ticket){(uint32_t)f->lab.truth[i], i, perse_random(&f->random)}; /* unknown sorts last */
     qsort(f->tickets, n, sizeof *f->tickets, by_stratum);
     for (uint32_t j = 0; j < n; j++) f->fold[f->tickets[j].sample] = j % f->o.folds;
     for (uint32_t i = 0; i < n; i++) {

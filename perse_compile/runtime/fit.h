@@ -35,7 +35,6 @@ typedef struct {
     uint64_t random;
 } fit;
 
-uint64_t fit_random(uint64_t *state);
 uint32_t fit_argmax(const float *values, uint32_t count);
 perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t total);
 int32_t fit_label(const fit *f, uint32_t i);

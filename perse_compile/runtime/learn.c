@@ -8,7 +8,7 @@ static const double TRUST = 0.3; /* in the teacher where other samples have labe
 
 static void shuffle(uint32_t *order, uint32_t count, uint64_t *state) {
     for (uint32_t i = count; i > 1; i--) {
-        uint32_t j = (uint32_t)(fit_random(state) % i), swap = order[i - 1];
+        uint32_t j = (uint32_t)(perse_random(state) % i), swap = order[i - 1];
         order[i - 1] = order[j];
         order[j] = swap;
     }
