@@ -24,7 +24,7 @@ FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "READ
 C_FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 ZIG = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-musl", "-static", "-fno-sanitize=undefined"]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
-TYPES = {"char[8]": "8s", "uint32": "I", "uint64": "Q", "float32": "f", "uint8[16]": "16s", "uint8[20]": "20s"}
+TYPES = {"char[8]": "8s", "uint32": "I", "uint64": "Q", "float32": "f", "uint8[12]": "12s", "uint8[20]": "20s"}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -77,7 +77,7 @@ def test_the_layouts_are_those_of_the_runtime() -> None:
     tables = (ROOT / "docs" / "artifact.md").read_text().split("| offset |")[1:]
     layouts = {"backbone_header": manifest.BACKBONE_HEADER, "pack_header": manifest.PACK_HEADER}
     layouts["pack_exit"] = manifest.PACK_EXIT
-    layouts["cache_header"] = struct.Struct("<8sIIQIIIIQ16s")
+    layouts["cache_header"] = struct.Struct("<8sIIQIIIIQI12s")
     for table, (name, layout) in zip(tables, layouts.items(), strict=True):
         rows = re.findall(r"^\| (\d+) \| (\S+) \| `(\w+)` \|", table.partition("\n\n")[0], re.M)
         body = plan_h.partition(f"}} perse_{name};")[0].rpartition("typedef struct {")[2]
