@@ -26,7 +26,7 @@ def on_device(artifact: Artifact, peak: Path, own: Path, train: Images, threads:
         np.save(labels, train.labels if train.labels is not None else np.full(len(train), UNKNOWN, np.int64))
         common = [images, "--labels", labels, "--artifact", str(own), "--threads", str(threads), "--json"]
         _, inference = _measured(artifact, peak, ["evaluate", *common])
-        length = ["--epochs", str(EPOCHS), "--patience", str(EPOCHS)]
+        length = ["--epochs", str(EPOCHS)]
         told, training = _measured(artifact, peak, ["personalise", *common, *length])
     return {"seconds": told["seconds"], "peak_bytes": training, "inference_peak_bytes": inference}
 
