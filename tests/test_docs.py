@@ -24,7 +24,7 @@ FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "READ
 C_FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 ZIG = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-musl", "-static", "-fno-sanitize=undefined"]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
-TYPES = {"char[8]": "8s", "uint32": "I", "uint64": "Q", "float32": "f", "uint8[12]": "12s", "uint8[20]": "20s"}
+TYPES = {"char[8]": "8s", "uint32": "I", "uint64": "Q", "float32": "f"} | {f"uint8[{n}]": f"{n}s" for n in (12, 16, 20)}
 
 
 def blocks(text: str, language: str) -> list[str]:
