@@ -8,6 +8,7 @@
 enum { FEWEST_SAMPLES = 20, FEWEST_LABELS = 10 };
 static const double SURE = 1.645;         /* standard errors: one-sided, 95 % */
 static const double LEAST_LIKELY = 1e-3;  /* that a single answer can cost in the comparison of likelihoods */
+static const double WORTH_IT = 0.02;      /* nats of mean log-probability, where no more answers are right */
 
 perse_fit_options perse_fit_defaults(void) {
     return (perse_fit_options){.epochs = 40, .folds = 4, .learning_rate = 0.5f, .momentum = 0.9f, .decay = 1e-3f,
@@ -61,13 +62,6 @@ perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t t
 }
 
 int32_t fit_label(const fit *f, uint32_t i) { return f->samples->labels != NULL ? f->samples->labels[i] : -1; }
-
-uint32_t fit_argmax(const float *values, uint32_t count) {
-    uint32_t best = 0;
-    for (uint32_t k = 1; k < count; k++)
-        if (values[k] > values[best]) best = k;
-    return best;
-}
 
 /* ---- folds, and who judges ---- */
 
@@ -191,7 +185,7 @@ static paired compare(const fit *f, bool likelihood) {
 static perse_verdict decide(const fit *f) {
     const perse_report *r = f->report;
     paired right = compare(f, false), likely = compare(f, true);
-    bool surely_better = likely.mean - SURE * likely.error > 0 && right.mean > -1e-9 && (right.mean > 1e-9 || likely.mean > 0.02);
+    bool surely_better = likely.mean - SURE * likely.error > 0 && right.mean > -1e-9 && (right.mean > 1e-9 || likely.mean > WORTH_IT);
     bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -f->o.max_drop - 1e-9;
     bool cheaper = r->after.cost < r->before.cost - 0.005;
     if (!surely_better && !(as_good && cheaper)) return right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
@@ -255,7 +249,6 @@ static perse_status learn_final(fit *f) {
         PERSE_TRY(fit_learn(f, final, true));
         memcpy(f->candidate, f->lab.logits, (size_t)f->samples->count * classes * sizeof(float));
         PERSE_TRY(choose_head(f, final));
-        memcpy(f->lab.logits, f->candidate, (size_t)f->samples->count * classes * sizeof(float));
         fit_count_prior(f);
         return fit_teach_with_labels(f);
     }
@@ -340,7 +333,7 @@ static perse_status find_truth(calibration *a, perse_slice *slice) {
     for (size_t i = 0; i < (size_t)s->count * plan->classes; i++) a->lab.teacher[i] /= final->temperature;
     slice->count = 0;
     for (uint32_t i = 0; i < s->count; i++) {
-        a->lab.truth[i] = a->lab.labelled ? s->labels[i] : (int32_t)fit_argmax(a->lab.teacher + (size_t)i * plan->classes, plan->classes);
+        a->lab.truth[i] = a->lab.labelled ? s->labels[i] : (int32_t)perse_argmax(a->lab.teacher + (size_t)i * plan->classes, plan->classes);
         if (a->lab.truth[i] >= 0) a->index[slice->count++] = i;
     }
     return slice->count < FEWEST_SAMPLES ? perse_fail(PERSE_TOO_FEW_SAMPLES, "") : PERSE_OK;

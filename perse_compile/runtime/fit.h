@@ -35,12 +35,11 @@ typedef struct {
     uint64_t random;
 } fit;
 
-uint32_t fit_argmax(const float *values, uint32_t count);
 perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t total);
 int32_t fit_label(const fit *f, uint32_t i);
 
 /* teacher.c */
-perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in lab.logits */
+perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in candidate */
 perse_status fit_teach_without_labels(fit *f); /* p->spare is the factory's pack */
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);

@@ -185,6 +185,7 @@ typedef struct {
 
 void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, perse_lab *lab);
 perse_status perse_check_samples(const perse *p, const perse_samples *samples, bool *labelled);
+uint32_t perse_argmax(const float *values, uint32_t count);
 void perse_probabilities(const float *logits, uint32_t classes, double temperature, float *out);
 perse_status perse_lab_logits(perse_lab *lab, uint32_t exit, const perse_head *head, perse_slice slice, float *out);
 double perse_lab_loss(perse_lab *lab, const float *logits, perse_slice slice, double temperature);

@@ -38,7 +38,7 @@ static float *row(const perse_lab *lab, const float *table, uint32_t sample) {
     return (float *)(uintptr_t)table + (size_t)sample * lab->p->plan->classes;
 }
 
-static uint32_t argmax(const float *values, uint32_t count) {
+uint32_t perse_argmax(const float *values, uint32_t count) {
     uint32_t best = 0;
     for (uint32_t k = 1; k < count; k++)
         if (values[k] > values[best]) best = k;
@@ -46,7 +46,7 @@ static uint32_t argmax(const float *values, uint32_t count) {
 }
 
 void perse_probabilities(const float *logits, uint32_t classes, double temperature, float *out) {
-    double top = logits[argmax(logits, classes)], sum = 0;
+    double top = logits[perse_argmax(logits, classes)], sum = 0;
     for (uint32_t k = 0; k < classes; k++) sum += exp((logits[k] - top) / temperature);
     for (uint32_t k = 0; k < classes; k++) out[k] = (float)(exp((logits[k] - top) / temperature) / sum);
 }
@@ -71,7 +71,7 @@ static void fill_dot(perse_lab *lab, const float *logits, perse_slice slice) {
             lab->dot[i] = z[lab->truth[i]];
             continue;
         }
-        double top = t[argmax(t, classes)], sum = 0, dot = 0;
+        double top = t[perse_argmax(t, classes)], sum = 0, dot = 0;
         for (uint32_t k = 0; k < classes; k++) {
             double e = exp(t[k] - top);
             sum += e;
@@ -87,7 +87,7 @@ static double loss_at(const perse_lab *lab, const float *logits, perse_slice sli
     for (uint32_t j = 0; j < slice.count; j++) {
         uint32_t i = slice.index[j];
         const float *z = row(lab, logits, i);
-        double top = z[argmax(z, classes)], sum = 0;
+        double top = z[perse_argmax(z, classes)], sum = 0;
         for (uint32_t k = 0; k < classes; k++) sum += exp((z[k] - top) / temperature);
         loss += log(sum) + (top - lab->dot[i]) / temperature;
     }

@@ -16,7 +16,7 @@ void fit_weigh(fit *f) {
     uint32_t exits = f->p->plan->exits, classes = f->p->plan->classes, n = f->samples->count;
     for (uint32_t i = 0; i < n; i++) {
         const float *logits = f->lab.teacher + (size_t)i * classes;
-        int label = (int)fit_argmax(logits, classes);
+        int label = (int)perse_argmax(logits, classes);
         uint32_t agree = 0;
         for (uint32_t e = 0; e < exits; e++) agree += f->before[(size_t)e * n + i].label == label;
         perse_probabilities(logits, classes, 1, f->soft);
@@ -62,7 +62,6 @@ perse_status fit_teach_with_labels(fit *f) {
     double best = perse_lab_loss(&f->lab, f->lab.teacher, f->judges, temperature);
     scale_rows(f->lab.teacher, table, temperature);
     f->report->teacher = PERSE_TEACHER_FINAL;
-    memcpy(f->candidate, f->lab.logits, table * sizeof(float));
     consider(f, PERSE_TEACHER_PERSONAL, &best);
     PERSE_TRY(mean_of_exits(f));
     consider(f, PERSE_TEACHER_MEAN, &best);
@@ -106,7 +105,7 @@ static int32_t corrected(const fit *f, uint32_t i, double trust, float *out) {
     uint32_t classes = f->p->plan->classes;
     const float *z = f->lab.teacher + (size_t)i * classes;
     for (uint32_t k = 0; k < classes; k++) out[k] = z[k] + (float)(trust * log(f->prior[k] * classes));
-    return (int32_t)fit_argmax(out, classes);
+    return (int32_t)perse_argmax(out, classes);
 }
 
 /* The estimate takes it that only class frequencies differ from the factory's. When the images look different too, it
@@ -139,7 +138,7 @@ perse_status fit_teach_without_labels(fit *f) {
     perse_pack_entry *fresh = &f->fresh.exit[final];
     PERSE_TRY(perse_lab_logits(&f->lab, final, &source->head, f->all, f->lab.teacher));
     scale_rows(f->lab.teacher, (size_t)n * classes, source->temperature);
-    for (uint32_t i = 0; i < n; i++) f->lab.truth[i] = (int32_t)fit_argmax(f->lab.teacher + (size_t)i * classes, classes);
+    for (uint32_t i = 0; i < n; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
     bool stable = !learnt && prior_is_stable(f);
     f->report->teacher = learnt ? PERSE_TEACHER_PERSONAL : stable ? PERSE_TEACHER_PRIOR : PERSE_TEACHER_FINAL;
     perse_head_copy(&fresh->head, &source->head, f->p->plan->exit[final].features, classes);
