@@ -174,6 +174,8 @@ def show(found: dict[str, Any]) -> None:
     say(RANKED.get(found["unit"]) or f"measured on {escape(found['where'])}, {found['threads']} thread(s)")
     for server in found["lost"]:
         warn(f"the server {server} went away; what it had was measured by others")
+    for server in found["left_out"]:
+        warn(f"left out: {server}")
     say(f"one image, kernels together: {totals(found)}")
     say(f"{found['trials']} candidates in {found['seconds']:.0f} s; kept in {escape(found['database'])}")
     if found["interrupted"]:

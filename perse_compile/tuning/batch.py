@@ -16,6 +16,7 @@ from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.values import Constant
 from perse_compile.targets import Target
 from perse_compile.tuning.candidate import Candidate
+from perse_compile.tuning.compiler import DoesNotCompile
 from perse_compile.tuning.objects import Compiled, objects_for
 
 PAGE = 4096
@@ -64,15 +65,16 @@ class _Pieces:
 
 
 def write_batch(candidates: Sequence[Candidate], target: Target, folder: Path) -> Batch:
-    """Compile every kernel by itself, so that one which does not compile costs only its candidates. Raises OSError."""
+    """Compile every kernel by itself, so that one which does not compile costs only its candidates.
+
+    Raises OSError and BuildError.
+    """
     batch, objects = Batch(folder, target, candidates), objects_for(target)
     for number, candidate in enumerate(candidates):
         try:
             batch.kernels[number] = [objects.compile(call) for call in candidate.calls]
-        except OSError:
-            raise
-        except Exception as error:  # whatever TVM and LLVM say of a schedule
-            batch.failed[number] = f"does not compile: {_last_line(error)}"
+        except DoesNotCompile as error:
+            batch.failed[number] = f"does not compile: {error}"
     with (folder / "batch.data").open("wb") as file:
         pieces = _Pieces(file)
         pieces.add("", np.zeros(1, np.float32))  # never empty
@@ -96,11 +98,6 @@ const perse_candidate perse_candidates[] = {{
 }};
 const uint32_t perse_candidate_count = {count};
 """
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
 
 
 @dataclass

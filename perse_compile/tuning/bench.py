@@ -55,6 +55,11 @@ class Bench:
         """Servers that went away."""
         return self.device.lost if isinstance(self.device, Farm) else []
 
+    @property
+    def unfit(self) -> list[str]:
+        """Servers that were left out, in their words."""
+        return list(self.device.unfit.values()) if isinstance(self.device, Farm) else []
+
     def measure(self, batch: Sequence[Candidate]) -> list[Measurement]:
         """Raises DeviceError and BuildError."""
         assert self.device is not None

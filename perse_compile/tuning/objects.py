@@ -10,9 +10,9 @@ from pathlib import Path
 import tvm_ffi
 from tvm import tirx
 
-from perse_compile.building.object_code import compile_kernels, launches
 from perse_compile.lowering.kernels.scope import KernelCall
 from perse_compile.targets import Target
+from perse_compile.tuning.compiler import the_compiler
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Objects:
     count: int = 0
 
     def compile(self, call: KernelCall) -> Compiled:
-        """Raises whatever TVM and LLVM say of the schedule."""
+        """Raises DoesNotCompile, and BuildError."""
         same = self.known.setdefault((tvm_ffi.structural_hash(call.func), repr(call.schedule)), [])
         for func, compiled in same:
             if tvm_ffi.structural_equal(func, call.func):
@@ -42,8 +42,7 @@ class Objects:
         symbol = f"perse_k{self.count}"
         path = Path(self.folder.name) / f"{symbol}.o"
         self.count += 1
-        lowered = compile_kernels({symbol: call.schedule(call.func)}, self.target, path)
-        made = Compiled(symbol, path, tuple(launches(lowered[symbol].body)))
+        made = Compiled(symbol, path, the_compiler().compile(call.schedule, call.func, symbol, self.target, path))
         same.append((call.func, made))
         return made
 

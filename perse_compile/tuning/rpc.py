@@ -22,7 +22,7 @@ from perse_compile.tuning.batch import Batch
 from perse_compile.tuning.candidate import Candidate, Measurement
 from perse_compile.tuning.linking import link_batch_library
 from perse_compile.tuning.measure import Effort, MeasuringStopped, prepared
-from perse_compile.tuning.rpc_session import Lost, NobodyFree, Tracker, measure_there
+from perse_compile.tuning.rpc_session import Lost, NobodyFree, Refused, Tracker, measure_there
 
 GROUP = 4  # candidates that one server gets at a time
 PATIENCE = 20.0  # seconds for a server to be found, and beyond its candidates' limits for one to answer
@@ -50,10 +50,12 @@ class _Attempt:
 
 @dataclass
 class Farm:
-    """The servers under one key. For reports: which went away while measuring, and why; which measured how many."""
+    """The servers under one key. For reports: which went away while measuring, and why; which were left out from then
+    on, since they cannot run the code, with what they said; which measured how many."""
 
     tracker: Tracker
     lost: list[str] = field(default_factory=list)
+    unfit: dict[str, str] = field(default_factory=dict)
     served: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -89,7 +91,7 @@ class _Measuring:
         self.done: list[_Group] = []
         self.attempts: list[_Attempt] = []
         self.ended: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
-        self.refused: set[str] = set()  # servers that get nothing more
+        self.refused = set(farm.unfit)  # servers that get nothing more
         self.servers = 1
 
     def run(self, results: dict[str, Sums]) -> list[Measurement]:
@@ -112,14 +114,20 @@ class _Measuring:
         checked = -1.0
         while self.unprepared or self.waiting or self.attempts:
             if time.monotonic() - checked > 1:
-                checked, known = time.monotonic(), self.farm.tracker.servers(PATIENCE) - self.refused
-                self.servers = max(1, len(known))
+                checked = time.monotonic()
+                self._look_who_is_there()
             while self.waiting and len(self.attempts) < self.servers:
                 self._start(self.waiting.pop(0))
             if self.unprepared and len(self.waiting) < self.servers:
                 self._prepare(self.unprepared.pop(0), folders)
             else:
                 self._collect()
+
+    def _look_who_is_there(self) -> None:
+        known = self.farm.tracker.servers(PATIENCE)
+        if known and known <= set(self.farm.unfit):
+            raise Refused(f"no server is left: {next(self.farm.unfit[server] for server in sorted(known))}")
+        self.servers = max(1, len(known - self.refused))
 
     def _prepare(self, numbers: list[int], folders: ExitStack) -> None:
         candidates = [self.batch[number] for number in numbers]
@@ -167,10 +175,18 @@ class _Measuring:
             self.farm.served[str(attempt.server)] += len(group.batch.numbers)
         elif isinstance(error, Lost):
             self._lose(str(attempt.server), group, error)
+        elif isinstance(error, Refused):
+            self._leave_out(str(attempt.server), error)
+            self.waiting.insert(0, group)
         elif isinstance(error, NobodyFree) and any(other.server is not None for other in self.attempts):
             self.waiting.insert(0, group)  # those that are there are at work
         else:
             raise error
+
+    def _leave_out(self, server: str, error: Refused) -> None:
+        self.farm.unfit[server] = str(error)
+        self.refused.add(server)
+        self._look_who_is_there()
 
     def _lose(self, server: str, group: _Group, error: Lost) -> None:
         self.farm.lost.append(f"{server} ({error})")

@@ -68,7 +68,7 @@ class Tracker:
 
 
 class Refused(DeviceError):
-    """A server that is there cannot do what it is asked; another one of its kind could not either."""
+    """A server that is there cannot load the code: its processor or its C library is another."""
 
 
 class Lost(DeviceError):

@@ -21,6 +21,7 @@ def summary(tuning: Tuning) -> dict[str, Any]:
         "target": bench.target.name,
         "where": bench.where,
         "lost": bench.lost,
+        "left_out": bench.unfit,
         "how": bench.how,
         "unit": bench.unit,
         "threads": bench.threads,

@@ -97,7 +97,3 @@ def sleeps(target: Target, seconds: float) -> Candidate:
 
 def reads_address_zero(x: Any) -> Any:
     return calls("strlen", tirx.IntImm("int64", 0), dtype="int64")(x)
-
-
-def refuses(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    raise ValueError("first line\nno loop of that name")

@@ -30,9 +30,9 @@ from tests.tuning.candidates import (
     infinite,
     of,
     reads_address_zero,
-    refuses,
     triple,
 )
+from tests.tuning.schedules import nothing, refuses
 
 X86 = targets.load("x86_64-linux")
 LOCAL = LocalDevice()
@@ -76,7 +76,7 @@ def test_one_that_does_not_compile() -> None:
     x = te.placeholder((1 << 15,), name="x")
     twice = te.compute(x.shape, lambda i: double(x[i]), name="twice")
     large = te.create_prim_func([x, te.compute(x.shape, lambda i: twice[i] + twice[(1 << 15) - 1 - i], name="y")])
-    call = replace(good.calls[0], func=large, schedule=lambda f: f, inputs=[("x", (1 << 15,))], shape=(1 << 15,))
+    call = replace(good.calls[0], func=large, schedule=nothing, inputs=[("x", (1 << 15,))], shape=(1 << 15,))
     measured = measure([refused, good, Candidate([call], "large")], X86, LOCAL, effort=QUICK)
     assert measured[1].error is None
     assert measured[0] == Measurement(error="does not compile: no loop of that name")

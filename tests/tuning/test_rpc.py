@@ -13,18 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perse_compile import targets
 from perse_compile.errors import DeviceError
 from perse_compile.tuning import rpc, rpc_session
-from perse_compile.tuning.measure import Candidate, Effort, MeasuringStopped
+from perse_compile.tuning.batch import Batch
+from perse_compile.tuning.linking import link_batch_library
+from perse_compile.tuning.measure import Candidate, Effort, MeasuringStopped, prepared
 from perse_compile.tuning.rpc import Farm
-from tests.tuning.candidates import calls, double, of, refuses, sleeps, triple
+from tests.tuning.candidates import calls, double, of, sleeps, triple
+from tests.tuning.schedules import refuses
 
 pytestmark = pytest.mark.slow
-X86 = targets.load("x86_64-linux")
+X86, ARM = targets.load("x86_64-linux"), targets.load("arm64-linux")
 QUICK = Effort(repeats=3, seconds=0.002, limit=2.0)
 NAP = 0.25  # seconds that a run sleeps
 NAPS = Effort(repeats=3, seconds=0, limit=5.0)  # four runs with the first
@@ -128,9 +132,33 @@ def test_two_servers_measure_twice_as_many(boards: Boards, monkeypatch: pytest.M
 
 
 def test_code_for_another_machine(boards: Boards) -> None:
-    target = targets.load("arm64-linux")
-    with pytest.raises(MeasuringStopped, match=r"127.0.0.1:\d+ cannot run code for arm64-linux"):
-        boards.farm("one").measure([of(target, double)], target, effort=QUICK)
+    target = ARM
+    farm = boards.farm("one")
+    for _ in range(2):
+        says = r"^no server is left: 127.0.0.1:\d+ cannot run code for arm64-linux: [^\n]+$"
+        with pytest.raises(MeasuringStopped, match=says):
+            farm.measure([of(target, double)], target, effort=QUICK)
+    assert len(farm.unfit) == 1 and farm.lost == []
+
+
+def test_one_of_two_is_another_machine(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees what one of another architecture sees; the other one measures everything, this batch and the next."""
+    monkeypatch.setattr(rpc, "GROUP", 1)
+    farm, usual, asked = boards.farm("two"), rpc.measure_there, []
+    stranger = sorted(farm.tracker.servers(5))[0]
+    with prepared([of(ARM, double)], ARM, link_batch_library) as foreign:
+
+        def measure_there(place: tuple[str, int, str], batch: Batch, *more: Any) -> list[str]:
+            asked.append(f"{place[0]}:{place[1]}")
+            return usual(place, foreign if asked[-1] == stranger else batch, *more)
+
+        monkeypatch.setattr(rpc, "measure_there", measure_there)
+        for _ in range(2):
+            measured = farm.measure([of(X86, double)] * 3, X86, effort=QUICK)
+            assert [m.error for m in measured] == [None] * 3
+    assert asked.count(stranger) == 1 and set(farm.served) == farm.tracker.servers(5) - {stranger}
+    assert list(farm.unfit) == [stranger] and farm.lost == []
+    assert farm.unfit[stranger].startswith(f"{stranger} cannot run code for {ARM.name}: ")
 
 
 def test_a_server_that_cannot_write(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
