@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench matrix setup system clean
+.PHONY: demo test lint bench coverage setup system clean
 
 demo: setup system
 	$(BIN)/python examples/demo.py
@@ -28,9 +28,9 @@ bench: setup
 	$(BIN)/python -m pip install -q -e '.[bench]'
 	$(BIN)/python benchmarks/engines.py
 
-# Five networks through the whole path on three targets (several minutes each under the emulator).
-matrix: setup system
-	$(BIN)/python benchmarks/matrix.py
+# All CNN classifiers of torchvision through the whole path on two targets, one of them emulated (hours; goes on where it was stopped).
+coverage: setup system
+	$(BIN)/python benchmarks/coverage.py
 
 setup: $(VENV)/.installed
 
