@@ -5,7 +5,7 @@
 The smallest networks come first. Columns, each of which needs those before it:
   trace        torch.fx traces it
   exits        exits are placed and inserted, the program computes what the traced network does, is saved and loaded
-  host         compiled for x86_64-linux; every exit equals PyTorch's (greatest difference, of the greatest logit: <= 1e-3)
+  host         compiled for x86_64-linux; every exit equals PyTorch's (difference, of the greatest logit: <= 1e-3)
   train        steps of every head's trainer on the host equal PyTorch's (losses and weights: <= 1e-4)
   arm64        as host, for arm64-android, under the emulator (one image)
   train_arm64  as train, under the emulator
@@ -13,8 +13,8 @@ Weights are torchvision's where they can be had; otherwise random ones in which 
 
 A finished network is a line of benchmarks/results/coverage.jsonl, written at once. What was finished with this code
 (commit of perse_compile/, passes/ and targets/) and these versions is not done again, unless --again: stop and go on as
-you like. A network that fails is recorded with its error, and is tried again by the next run. --page only writes the page.
-Exit status 1 when one of the chosen networks failed.
+you like. A network that fails is recorded with its error, and is tried again by the next run. --page only writes the
+page. Exit status 1 when one of the chosen networks failed.
 """
 
 from __future__ import annotations

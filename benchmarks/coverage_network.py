@@ -2,7 +2,7 @@
 
     python benchmarks/coverage_network.py NAME FOLDER
 
-Prints a line of JSON when a column is begun and one when it is finished: {"column": "host", "ok": true, "seconds": ...}.
+Prints a line of JSON when a column is begun and one when it is finished: {"column": "host", "ok": true, "seconds": 20}.
 What it builds is written to FOLDER, which whoever calls it deletes. Exit status 1 when a column failed: those after it
 are not tried.
 """

@@ -8,15 +8,17 @@ Record = dict[str, Any]
 COLUMNS = ("trace", "exits", "host", "train", "arm64", "train_arm64")
 HEAD = """# Coverage
 
-Every CNN classifier of torchvision, of its own input size, through the whole path. `make coverage` measures and writes this page
-(`benchmarks/coverage.py`); nothing in it is written by hand, and it goes on where it was stopped.
+Every CNN classifier of torchvision, at its own input size, through the whole path. `make coverage` measures and writes
+this page (`benchmarks/coverage.py`) and goes on where it was stopped; nothing here is written by hand.
 
-- **trace, exits**: seconds to trace it and to place and insert exits, save the program and load it; cut points are the places where an
-  exit can be.
-- **host, arm64**: seconds to compile and verify the artifact for `x86_64-linux` and, under the emulator, for `arm64-android`; and the
-  greatest difference of any exit's logits to PyTorch's, of the greatest logit. The bound is 1e-3.
-- **train**: three steps of every head's compiled trainer against PyTorch's autograd and SGD, on both targets: the greatest difference of
-  a loss, or of a weight, of the greatest weight. The bound is 1e-4.
+- **trace, exits**: seconds to trace the network; to place and insert exits, save the program and load it. Cut points
+  are the places where an exit can be.
+- **host, arm64**: seconds to compile and verify the artifact for `x86_64-linux` and, under the emulator, for
+  `arm64-android`; and the greatest difference of any exit's logits to PyTorch's, of the greatest logit: at most 1e-3.
+- **train**: three steps of every head's compiled trainer against PyTorch's autograd and SGD, on both targets: the
+  greatest difference of a loss, or of a weight, of the greatest weight: at most 1e-4.
+
+Seconds are of a busy machine with two cores: they say how long one waits, not how fast the compiler is.
 """
 
 
@@ -46,18 +48,23 @@ def verdict(found: dict[str, Record], names: list[str]) -> list[str]:
         lines.append(f"| {column} | {len(good)} of {len(names)} | {told} |")
     stamps = sorted({(r["code"], r["date"], *(f"{k} {v}" for k, v in r["versions"].items())) for r in found.values()})
     told_of = "; ".join(
-        f"{sum(r['code'] == code and r['date'] == date for r in found.values())} at commit {code} on {date} with {', '.join(rest)}"
+        f"{sum(r['code'] == code and r['date'] == date for r in found.values())} at commit {code} on {date}"
+        f" with {', '.join(rest)}"
         for code, date, *rest in stamps
     )
     random = sum(record.get("trace", {}).get("weights") == "random" for record in found.values())
-    weights = f"Weights: {len(found) - random} networks with torchvision's, {random} with random ones, in which every layer shows."
+    weights = (
+        f"Weights: {len(found) - random} networks with torchvision's,"
+        f" {random} with random ones, in which every layer shows."
+    )
     return ["\n".join(lines) + "\n", f"Networks: {told_of or 'none'}.\n{weights}\n"]
 
 
 def table(found: dict[str, Record]) -> str:
     titles = (
-        "network", "input", "GMACs", "weights, MB", "cut points", "exits", "trace, s", "exits, s", "host, s", "host, difference",
-        "arm64, s", "arm64, difference", "executable, KB", "train, difference", "memory, GB",
+        "network", "input", "GMACs", "weights, MB", "cut points", "exits", "trace, s", "exits, s",
+        "host, s", "host, difference", "arm64, s", "arm64, difference",
+        "executable, KB", "train, difference", "memory, GB",
     )  # fmt: skip
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     lines += [f"| {' | '.join(row(name, record))} |" for name, record in sorted(found.items())]

@@ -29,20 +29,16 @@ def this_machine() -> Target:
 def write_artifact(program: Program, folder: Path, target: Target | None = None) -> Network:
     """backbone.bin, plan.c and kernels.o, without probes; for this machine unless told otherwise."""
     network = lower(program, Choices(target or this_machine()))
-    weights = bytearray(network.weights_size)
-    for offset, constant in network.weights:
-        data = constant.array.tobytes()
-        weights[offset : offset + len(data)] = data
+    weights = [(offset, constant.array) for offset, constant in network.weights]
     identity, spec = manifest.heads_id(program), program.input
     probes = manifest.Probes(
         np.zeros((1, spec.height, spec.width, spec.channels), np.uint8),
         np.zeros((1, len(program.exits), len(program.classes)), np.float32),
     )
     pack = manifest.encode_pack(manifest.pack_of(program, identity))
-    backbone = manifest.encode_backbone(bytes(weights), pack, probes)
-    (folder / manifest.BACKBONE).write_bytes(backbone)
+    backbone = manifest.write_backbone(folder / manifest.BACKBONE, weights, network.weights_size, pack, probes)
     compile_kernels(network.kernels, network.target, folder / "kernels.o")
-    (folder / "plan.c").write_text(emit(network, Backbone(len(backbone), manifest.checksum(backbone), identity)))
+    (folder / "plan.c").write_text(emit(network, Backbone(backbone.size, backbone.crc32, identity)))
     return network
 
 

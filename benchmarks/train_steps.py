@@ -1,7 +1,7 @@
 """An artifact's compiled training step beside PyTorch's, on the same batches.
 
-`tests/c/train_steps.c`, linked with the artifact's library, runs batches that this writes; PyTorch's autograd and SGD run
-them too. Used by tests/test_trainer_against_torch.py and by coverage.py.
+`tests/c/train_steps.c`, linked with the artifact's library, runs batches that this writes; PyTorch's autograd and SGD
+run them too. Used by tests/test_trainer_against_torch.py and by coverage.py.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -91,10 +90,10 @@ def open_artifact(folder: Path, *, check_pack: bool = True) -> Artifact:
     for name, known in fields["files"].items():
         path = folder / name
         try:
-            data = path.read_bytes()
+            found = manifest.facts_of(path)
         except OSError as error:
             raise ArtifactError(f"cannot read {path}: {error.strerror}; build the artifact again") from error
-        if len(data) != known["bytes"] or zlib.crc32(data) != known["crc32"]:
+        if found != {key: known[key] for key in found}:
             raise ArtifactError(f"{path} is damaged or not of this artifact; build the artifact again")
     pack = folder / manifest.PACK
     if check_pack and pack.exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from perse_compile.program import Program
 VERSION = 2
 PAGE = 4096
 CACHE_LINE = 64
+CHUNK = 1 << 22  # bytes of a file read at once
 CHECKED_FROM = 16  # where the bytes that a file's checksum covers begin: after the checksum itself
 BACKBONE_HEADER = struct.Struct("<8sIIQQQQQII")
 PACK_HEADER = struct.Struct("<8sIIQIIIII20x")
@@ -148,19 +150,51 @@ def heads_id(program: Program) -> int:
     return crc
 
 
-def encode_backbone(weights: bytes, pack: bytes, probes: Probes) -> bytes:
-    """All of backbone.bin."""
-    pack_offset = _paged(PAGE + len(weights))
+@dataclass(frozen=True)
+class Written:
+    """A backbone file as plan.c must know it."""
+
+    size: int
+    crc32: int
+
+
+def write_backbone(
+    path: Path, weights: Sequence[tuple[int, Floats]], weights_size: int, pack: bytes, probes: Probes
+) -> Written:
+    """All of backbone.bin, piece by piece: its weights may be gigabytes. They are given with offsets, in order."""
+    pack_offset = _paged(PAGE + weights_size)
     probe_offset = _paged(pack_offset + len(pack))
-    images = b"".join(_padded(image.tobytes(), CACHE_LINE) for image in probes.images)
-    body = bytearray(probe_offset)
-    body[PAGE : PAGE + len(weights)] = weights
-    body[pack_offset : pack_offset + len(pack)] = pack
-    body += images + probes.logits.astype("<f4").tobytes()
-    sections = (PAGE, len(weights), pack_offset, len(pack), probe_offset // PAGE, len(probes.images))
-    BACKBONE_HEADER.pack_into(body, 0, b"PERSEBIN", VERSION, 0, len(body), *sections)
-    BACKBONE_HEADER.pack_into(body, 0, b"PERSEBIN", VERSION, checksum(body), len(body), *sections)
-    return bytes(body)
+    pieces: list[tuple[int, bytes | Floats]] = [(PAGE + offset, array) for offset, array in weights]
+    pieces.append((pack_offset, pack))
+    at = probe_offset
+    for image in probes.images:
+        pieces.append((at, _padded(image.tobytes(), CACHE_LINE)))
+        at += -(-image.nbytes // CACHE_LINE) * CACHE_LINE
+    pieces.append((at, probes.logits))
+    size = at + probes.logits.nbytes
+    sections = (PAGE, weights_size, pack_offset, len(pack), probe_offset // PAGE, len(probes.images))
+    header = BACKBONE_HEADER.pack(b"PERSEBIN", VERSION, 0, size, *sections)
+    crc, at = zlib.crc32(header[CHECKED_FROM:]), len(header)
+    with path.open("wb") as file:
+        file.write(header)
+        for offset, piece in pieces:
+            data = memoryview(piece) if isinstance(piece, bytes) else np.ascontiguousarray(piece, "<f4").data
+            for part in (memoryview(bytes(offset - at)), data):
+                crc = zlib.crc32(part, crc)
+                file.write(part)
+            at = offset + data.nbytes
+        file.seek(0)
+        file.write(BACKBONE_HEADER.pack(b"PERSEBIN", VERSION, crc, size, *sections))
+    return Written(size, crc)
+
+
+def facts_of(path: Path) -> dict[str, int]:
+    """Its size and the checksum of all of it, as the manifest has them. Raises OSError."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            size, crc = size + len(data), zlib.crc32(data, crc)
+    return {"bytes": size, "crc32": crc}
 
 
 # ---------------------------------------------------------------- manifest

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.torch import save_file
 from torch import Tensor
 
 from perse_compile.errors import ProgramError
@@ -27,9 +28,24 @@ VERSION = 1
 
 def write(path: Path, body: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     envelope = {"version": VERSION, "sha256": _digest(body, tensors), "program": body}
-    # Own copies in order of names: safetensors refuses shared storage, and the order decides the bytes.
-    own = {name: tensors[name].detach().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)}
-    atomic_write(path, save_tensors(own, {"perse": json.dumps(envelope, sort_keys=True, allow_nan=False)}))
+    with replacing(path) as temporary:
+        save_file(_whole(tensors), temporary, {"perse": json.dumps(envelope, sort_keys=True, allow_nan=False)})
+
+
+def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In order of names, which decides the bytes.
+
+    Copies only of what safetensors refuses, shared or partly used storage: a network may have gigabytes.
+    """
+    seen: set[int] = set()
+    whole = {}
+    for name in sorted(tensors):
+        tensor, storage = tensors[name].detach(), tensors[name].untyped_storage()
+        if not tensor.is_contiguous() or storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(storage.data_ptr())
+        whole[name] = tensor
+    return whole
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -61,21 +77,23 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return body, tensors
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """The old file, or the new one complete; never something between."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[str]:
+    """A temporary file to write, which then takes the place: the old file, or the new one complete."""
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = file.name
-            file.write(data)
-            file.flush()
+            yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ProgramError(
-            f"cannot write {path}: {error.strerror}; free space or choose another place with -o (nothing changed)"
+            f"cannot write {path}: {reason}; free space or choose another place with -o (nothing changed)"
         ) from error
     finally:
         if temporary is not None:

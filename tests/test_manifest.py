@@ -109,11 +109,15 @@ def test_a_pack_that_lies_about_its_sizes(tmp_path: Path) -> None:
 
 def test_a_backbone(tmp_path: Path) -> None:
     probes = Probes(np.arange(2 * 5 * 5 * 3, dtype=np.uint8).reshape(2, 5, 5, 3), np.ones((2, 3, 4), np.float32))
-    data = manifest.encode_backbone(b"w" * 5000, b"p" * 100, probes)
+    path, weights = tmp_path / "backbone.bin", [(0, np.full((2, 50), 2, np.float32)), (448, np.arange(9, dtype="f4"))]
+    written = manifest.write_backbone(path, weights, 5000, b"p" * 100, probes)
+    data = path.read_bytes()
+    assert (written.size, written.crc32) == (len(data), manifest.checksum(data))
     fields = manifest.BACKBONE_HEADER.unpack_from(data)
     assert fields[:2] == (b"PERSEBIN", 2) and fields[3:] == (len(data), 4096, 5000, 12288, 100, 4, 2)
     assert fields[2] == zlib.crc32(data[16:])
-    assert data[4096:9096] == b"w" * 5000 and data[12288:12388] == b"p" * 100
+    assert data[4096:4496] == weights[0][1].tobytes() and data[4496:4544] == bytes(48)
+    assert data[4544:4580] == weights[1][1].tobytes() and data[12288:12388] == b"p" * 100
     assert data[16384:16459] == probes.images[0].tobytes() and data[16512:16587] == probes.images[1].tobytes()
     assert data[16640:] == np.ones(24, "<f4").tobytes()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -131,16 +130,12 @@ def _write_files(network: Network, probes: manifest.Probes, work: Path, fresh: P
     program, target = network.program, network.target
     identity = manifest.heads_id(program)
     pack = manifest.encode_pack(manifest.pack_of(program, identity))
-    weights = bytearray(network.weights_size)
-    for offset, constant in network.weights:
-        data = constant.array.tobytes()
-        weights[offset : offset + len(data)] = data
-    backbone = manifest.encode_backbone(bytes(weights), pack, probes)
-    (fresh / manifest.BACKBONE).write_bytes(backbone)
+    weights = [(offset, constant.array) for offset, constant in network.weights]
+    backbone = manifest.write_backbone(fresh / manifest.BACKBONE, weights, network.weights_size, pack, probes)
     (fresh / manifest.PACK).write_bytes(pack)
     say(f"compiling {len(network.kernels)} kernels")
     compile_kernels(network.kernels, target, work / "kernels.o")
-    (work / "plan.c").write_text(emit(network, Backbone(len(backbone), manifest.checksum(backbone), identity)))
+    (work / "plan.c").write_text(emit(network, Backbone(backbone.size, backbone.crc32, identity)))
     say("compiling the runtime and linking")
     link(work, target)
     for name in ("perse", "libperse.a"):
@@ -153,10 +148,8 @@ def _write_files(network: Network, probes: manifest.Probes, work: Path, fresh: P
 
 def _manifest(network: Network, identity: int, fresh: Path) -> dict[str, Any]:
     program, target = network.program, network.target
-    files = {}
-    for name in (manifest.BACKBONE, "perse", "libperse.a", "perse.h", "plan.c"):
-        data = (fresh / name).read_bytes()
-        files[name] = {"bytes": len(data), "crc32": zlib.crc32(data)}
+    names = (manifest.BACKBONE, "perse", "libperse.a", "perse.h", "plan.c")
+    files = {name: manifest.facts_of(fresh / name) for name in names}
     exits = [
         {
             "name": e.name,
