@@ -172,6 +172,8 @@ def show(found: dict[str, Any]) -> None:
     for work in found["not_measured"]:
         say(f"not tuned, its default kernel could not be measured: {escape(work)}")
     say(RANKED.get(found["unit"]) or f"measured on {escape(found['where'])}, {found['threads']} thread(s)")
+    if found["served"]:
+        say("measured by " + ", ".join(f"{escape(name)} ({count})" for name, count in found["served"].items()))
     for server in found["lost"]:
         warn(f"the server {server} went away; what it had was measured by others")
     for server in found["left_out"]:

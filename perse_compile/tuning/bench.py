@@ -56,6 +56,11 @@ class Bench:
         return self.device.lost if isinstance(self.device, Farm) else []
 
     @property
+    def served(self) -> dict[str, int]:
+        """How many candidates each server measured."""
+        return dict(self.device.served) if isinstance(self.device, Farm) else {}
+
+    @property
     def unfit(self) -> list[str]:
         """Servers that were left out, in their words."""
         return list(self.device.unfit.values()) if isinstance(self.device, Farm) else []

@@ -11,18 +11,28 @@ import json
 import subprocess
 import tempfile
 import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from perse_compile.errors import DeviceError
 
 LOG = ["-d", "in_asm,exec,nochain"]
+T = TypeVar("T")
 
 
 def count(command: list[str]) -> int:
     """Instructions of a whole program; `command` begins with the emulator. Raises DeviceError when it fails."""
-    return sum(_segments(command, None, None)[0])
+    return sum(_run(command, partial(_segments, mark=None))[0])
+
+
+def count_by_function(command: list[str], names: Collection[str]) -> Counter[str]:
+    """The same from each of these functions on, until the next of them; "" for what comes before. The program must
+    have its symbols."""
+    return _run(command, partial(_shares, names=frozenset(name.encode() for name in names)))[0]
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Marked:
         when the program fails or takes longer than `limit` seconds.
         """
         command = [self.emulator, str(self.executable), str(self.data), "--marked", str(number)]
-        segments, output = _segments(command, self.mark, limit)
+        segments, output = _run(command, partial(_segments, mark=self.mark), limit)
         total, at = sum(segments[1:-1:2]), 2  # before the run, between loops, piece, between, piece, ..., after
         for pieces, ran in json.loads(output):
             run = segments[at : at + 2 * ran : 2]
@@ -61,8 +71,8 @@ class Marked:
         return total
 
 
-def _segments(command: list[str], mark: int | None, limit: float | None) -> tuple[list[int], str]:
-    """Instructions before, between and after the runs of the block at `mark`; and what the program printed."""
+def _run(command: list[str], read: Callable[[IO[bytes]], T], limit: float | None = None) -> tuple[T, str]:
+    """What `read` makes of the log of a program, and what the program printed."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen([command[0], *LOG, *command[1:]], stdout=output, stderr=subprocess.PIPE)
         timer = threading.Timer(limit, process.kill) if limit is not None else None
@@ -71,7 +81,7 @@ def _segments(command: list[str], mark: int | None, limit: float | None) -> tupl
                 timer.start()
             assert process.stderr is not None
             with process:
-                segments = _read_log(process.stderr, mark)
+                found = read(process.stderr)
         finally:
             late = timer is not None and not timer.is_alive()
             if timer:
@@ -83,20 +93,18 @@ def _segments(command: list[str], mark: int | None, limit: float | None) -> tupl
         if process.returncode != 0:
             raise DeviceError(f"{Path(command[1]).name} ended with status {process.returncode}")
         output.seek(0)
-        return segments, output.read()
+        return found, output.read()
 
 
-def _read_log(log: IO[bytes], mark: int | None) -> list[int]:
-    lengths: dict[int, int] = {}  # of the blocks by address
-    segments, total, first, inside = [], 0, 0, False
+def _blocks(log: IO[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """Every block that ran: its address, its instructions, and the line that says so, which ends with its function."""
+    lengths: dict[int, int] = {}
+    first, inside = 0, False
     for line in log:
         if line.startswith(b"Trace"):
             inside = False
             address = int(line.split(b"/", 2)[1], 16)
-            if address == mark:
-                segments.append(total)
-                total = 0
-            total += lengths[address]
+            yield address, lengths[address], line
         elif line.startswith(b"0x"):
             if not inside:
                 first, inside = int(line[2 : line.index(b":")], 16), True
@@ -104,4 +112,25 @@ def _read_log(log: IO[bytes], mark: int | None) -> list[int]:
             lengths[first] += 1
         else:
             inside = False
+
+
+def _segments(log: IO[bytes], mark: int | None) -> list[int]:
+    """Instructions before, between and after the runs of the block at `mark`."""
+    segments, total = [], 0
+    for address, length, _ in _blocks(log):
+        if address == mark:
+            segments.append(total)
+            total = 0
+        total += length
     return [*segments, total]
+
+
+def _shares(log: IO[bytes], names: frozenset[bytes]) -> Counter[str]:
+    shares: Counter[str] = Counter()
+    current = ""
+    for _, length, line in _blocks(log):
+        name = line[line.rindex(b"]") + 1 :].strip()
+        if name in names:
+            current = name.decode()
+        shares[current] += length
+    return shares

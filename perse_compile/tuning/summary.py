@@ -20,6 +20,7 @@ def summary(tuning: Tuning) -> dict[str, Any]:
     return {
         "target": bench.target.name,
         "where": bench.where,
+        "served": bench.served,
         "lost": bench.lost,
         "left_out": bench.unfit,
         "how": bench.how,

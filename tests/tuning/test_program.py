@@ -12,7 +12,7 @@ import pytest
 
 from perse_compile.building.link import RUNTIME, WARNINGS
 from perse_compile.errors import DeviceError
-from perse_compile.tuning.instructions import Marked, count
+from perse_compile.tuning.instructions import Marked, count, count_by_function
 from perse_compile.tuning.linking import EXECUTABLE, PROGRAM
 from tests.artifacts import emulator
 
@@ -83,6 +83,25 @@ def test_marked(program: Program) -> None:
     assert program("data", "--marked", "0").stdout == "[]"
     for refused in ("1", "5", "6"):
         assert program("data", "--marked", refused).returncode == 1
+
+
+def test_instructions_by_function(tmp_path: Path) -> None:
+    """Of a function and all that it calls, up to the next one that was asked for."""
+    path = emulator("x86_64-linux")
+    loop = "for (volatile int i = 0; i < 1000 * {}; i++);"
+    (tmp_path / "loops.c").write_text(
+        f"""static void inner(void) {{ {loop.format(2)} }}
+static void first(void) {{ {loop.format(1)} inner(); }}
+static void second(void) {{ {loop.format(6)} }}
+int main(void) {{ first(); second(); return 0; }}
+"""
+    )
+    subprocess.run(["gcc", "-O0", "-static", "loops.c", "-o", "loops"], cwd=tmp_path, check=True)
+    command = [path, str(tmp_path / "loops")]
+    found = count_by_function(command, ["first", "second", "third"])
+    assert set(found) == {"", "first", "second"} and found["third"] == 0
+    assert sum(found.values()) == count(command)
+    assert found["second"] / found["first"] == pytest.approx(2, rel=0.2) and found["first"] > 3 * 3000
 
 
 def test_programs_that_cannot_be_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -19,8 +20,12 @@ import pytest
 
 from perse_compile import targets
 from perse_compile.errors import DeviceError
+from perse_compile.lowering.choices import Choices
+from perse_compile.lowering.network import lower
+from perse_compile.program import Program
 from perse_compile.tuning import rpc, rpc_session
 from perse_compile.tuning.batch import Batch
+from perse_compile.tuning.database import open_database
 from perse_compile.tuning.linking import link_batch_library
 from perse_compile.tuning.measure import Candidate, Effort, MeasuringStopped, prepared
 from perse_compile.tuning.rpc import Farm
@@ -178,6 +183,20 @@ def test_no_server(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MeasuringStopped, match=says) as stopped:
         boards.farm("none").measure([of(X86, double)], X86, effort=QUICK)
     assert stopped.value.measured == {} and "\n" not in str(stopped.value)
+
+
+def test_the_command(boards: Boards, tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
+    """`tune` on both servers from first to last; `build` then finds their winners."""
+    monkeypatch.chdir(tmp_path)
+    tiny.save(tmp_path / "tiny.perse")
+    where = ("--device", f"rpc://127.0.0.1:{boards.port}/two", "--database", "t.jsonl", "--trials", "1")
+    found = json.loads(call("tune", "--target", "x86_64-linux", *where, "--json")[0])
+    assert (found["how"], found["where"], found["lost"]) == ("measured", "servers under the key two", [])
+    assert set(found["served"]) == set(boards.farm("two").tracker.servers(5)) and len(found["served"]) == 2
+    assert sum(found["served"].values()) >= found["trials"] + len(found["tasks"]) and found["trials"] > 0
+    choices = Choices(X86, open_database(tmp_path / "t.jsonl", None).remembered(X86))
+    lower(tiny, choices)
+    assert choices.summary()["measured"] >= 1 and choices.summary()["where"] == [found["where"]]
 
 
 def test_one_of_two_killed_half_way(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:

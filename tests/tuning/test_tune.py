@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from perse_compile import cli, driver, targets
+from perse_compile import driver, targets
 from perse_compile.artifact import open_artifact
 from perse_compile.errors import DeviceError
 from perse_compile.lowering.choices import Choices, Knobs
@@ -314,19 +314,6 @@ def test_by_arithmetic(path: Path, tmp_path: Path, tiny: Program) -> None:
 
 
 # --- the command ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
-    def run(*words: str | Path, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["perse-compile", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        assert int(caught.value.code or 0) == code, captured.err
-        return captured.out, captured.err
-
-    return run
 
 
 def test_the_command(path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
