@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench coverage setup system clean
+.PHONY: demo test lint bench coverage android setup system clean
 
 demo: setup system
 	$(BIN)/python examples/demo.py
@@ -31,6 +31,12 @@ bench: setup
 # All CNN classifiers of torchvision through the whole path on two targets, one of them emulated (hours; goes on where it was stopped).
 coverage: setup system
 	$(BIN)/python benchmarks/coverage.py
+
+# The Android example as far as it goes without Android: needs a JDK and cmake, and installs them.
+android: demo
+	$(BIN)/python -m pip install -q cmake
+	@command -v javac >/dev/null || { echo "installing default-jdk-headless"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq default-jdk-headless >/dev/null; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" PERSE_ANDROID=1 $(BIN)/python -m pytest -s tests/android tests/test_android.py
 
 setup: $(VENV)/.installed
 

@@ -65,10 +65,8 @@ def show_whole(r: dict[str, Any]) -> None:
 
 def compare(name: str, target_name: str, how: str, trials: int | None, folder: Path) -> dict[str, Any]:
     """Every stage with default knobs, and with those that `tune --device HOW` finds."""
-    program, target = (
-        driver.insert_exits(name, weights="none", output=folder / f"{name}.perse"),
-        targets.load(target_name),
-    )
+    target, path = targets.load(target_name), folder / f"{name}.perse"
+    program = driver.insert_exits(name, weights="none", output=path)
     found = driver.tune(
         path, target_name, device=how, trials=trials, database=folder / "t.jsonl",
         follow=lambda told, what: print(f"\r{told['trials']} candidates: {what:60.60}", end="", file=sys.stderr),

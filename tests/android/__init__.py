@@ -1,0 +1,1 @@
+"""The Android example: what of it can be tested without Android."""
