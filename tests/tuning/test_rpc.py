@@ -16,15 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from perse_compile import targets
 from perse_compile.errors import DeviceError
 from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.network import lower
+from perse_compile.lowering.values import Constant
 from perse_compile.program import Program
 from perse_compile.tuning import rpc, rpc_session
-from perse_compile.tuning.batch import Batch
+from perse_compile.tuning.batch import SHIPPED, Batch
 from perse_compile.tuning.database import open_database
 from perse_compile.tuning.linking import link_batch_library
 from perse_compile.tuning.measure import Candidate, Effort, MeasuringStopped, prepared
@@ -134,6 +136,17 @@ def test_two_servers_measure_twice_as_many(boards: Boards, monkeypatch: pytest.M
         assert len(farm.served) == (1 if key == "one" else 2)
     print(f"trials a second: {rates['one']:.2f} with one server, {rates['two']:.2f} with two")
     assert rates["two"] > 1.4 * rates["one"]
+
+
+def test_large_weights(boards: Boards) -> None:
+    """Those of 63 MB travel; larger ones are made there."""
+    rng, farm = np.random.default_rng(0), boards.farm("one")
+    sizes = (15 << 20, 17 << 20)
+    weights = [Constant(f"w{n}", rng.random(size, np.float32)) for n, size in enumerate(sizes)]
+    assert [w.array.nbytes > SHIPPED for w in weights] == [False, True]
+    candidates = [of(X86, double, f"task {n}", w, sizes[n]) for n, w in enumerate(weights)]
+    measured = farm.measure(candidates, X86, effort=replace(QUICK, limit=10.0))
+    assert [m.error for m in measured] == [None] * 2 and farm.lost == []
 
 
 def test_code_for_another_machine(boards: Boards) -> None:
