@@ -160,10 +160,12 @@ def tune(
     """Search for the fastest kernels of a program on a device; what is found goes to the database as it comes."""
     from perse_compile import targets
     from perse_compile.program import Program
+    from perse_compile.tuning.arithmetic import by_arithmetic
     from perse_compile.tuning.bench import bench_for
     from perse_compile.tuning.database import open_database
+    from perse_compile.tuning.prepare import prepare
     from perse_compile.tuning.summary import summary
-    from perse_compile.tuning.tune import Budget, Tuning, by_arithmetic, prepare
+    from perse_compile.tuning.tune import Budget, Tuning
 
     def tell(tuning: Tuning, what: str) -> None:
         follow(summary(tuning), what)

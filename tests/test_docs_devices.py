@@ -18,6 +18,8 @@ from PIL import Image
 
 from perse_compile import cli
 from perse_compile.building import build as building
+from perse_compile.targets import probe
+from tests import probes
 from tests.artifacts import CLASSES, emulator, pictures, through_another_camera
 from tests.stand_ins.phone import Phones
 from tests.stand_ins.sshd import Sshd
@@ -47,7 +49,7 @@ NOT_RUN = {
 def commands(name: str) -> list[str]:
     """All of a document, in order, less those that are not run."""
     text = "\n".join(blocks((ROOT / "docs" / f"{name}.md").read_text(), ""))
-    found = [line.removeprefix("$ ") for line in text.splitlines()]
+    found = [line.removeprefix("$ ") for line in text.splitlines() if line]
     assert [line for line in found if line in NOT_RUN[name]] == NOT_RUN[name]
     return [line for line in found if line not in NOT_RUN[name]]
 
@@ -63,7 +65,7 @@ def desk(tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "examples" / "users").mkdir(parents=True)
     tiny.save(tmp_path / "demo" / "fashion_shufflenet.perse")
     for part, seed in (("train", 20), ("test", 21)):
-        pixels, labels = pictures(120, seed)
+        pixels, labels = pictures(80, seed)
         images = through_another_camera(pixels)
         np.savez(f"examples/users/dmitri-{part}.npz", images=images, labels=labels, class_names=list(CLASSES))
     Image.fromarray(pictures(1, 22)[0][0]).save("demo/pictures/000.png")
@@ -98,6 +100,7 @@ def test_android(
 ) -> None:
     emulator("arm64-android")
     ready("arm64-android")
+    monkeypatch.setattr(probe, "run_on", {"adb": probes.PHONE}.__getitem__)  # the stand-in has this machine's /proc
     for line in commands("android"):
         if line.startswith("adb "):
             subprocess.run(line, shell=True, check=True)

@@ -11,20 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from perse_compile.lowering.choices import Knobs
-from perse_compile.program import Program
 from perse_compile.tuning.bench import Bench
 from perse_compile.tuning.candidate import Measurement
 from perse_compile.tuning.database import Database
 from perse_compile.tuning.learned import Learned
 from perse_compile.tuning.measure import MeasuringStopped
-from perse_compile.tuning.model import points
 from perse_compile.tuning.records import Record, target_key
-from perse_compile.tuning.search import Search
-from perse_compile.tuning.space import sketches
 from perse_compile.tuning.standing import Standing, next_task
-from perse_compile.tuning.tasks import Task, tasks_of
+from perse_compile.tuning.tasks import Task
 
-BATCH = 12  # candidates beside the default
 SURVEY = 16  # default kernels in one executable
 RELATIVES = 2  # winners tried that a task's relatives found
 CLEAR = 0.97  # of the default's time: a winner at once; others must win again
@@ -104,7 +99,7 @@ class Tuning:
             for standing, measurement in zip(part, measured, strict=True):
                 standing.usual = least(measurement)
             self.database.add(
-                self._record(standing.task, standing.task.default, measurement, standing.usual)
+                self.record(standing.task, standing.task.default, measurement, standing.usual)
                 for standing, measurement in zip(part, measured, strict=True)
             )
 
@@ -134,11 +129,11 @@ class Tuning:
         if not math.isfinite(default):
             standing.done = True  # without its default to compare with, a task cannot be tuned
             return
-        self._note(standing, {knobs: least(answer) / default for knobs, answer in answers.items()})
-        records = [self._record(standing.task, knobs, answer, default) for knobs, answer in answers.items()]
+        self.note(standing, {knobs: least(answer) / default for knobs, answer in answers.items()})
+        records = [self.record(standing.task, knobs, answer, default) for knobs, answer in answers.items()]
         knobs, ratio = standing.best
         if knobs in answers and ratio < (CLEAR if self.bench.timed else 1):
-            records.append(self._record(standing.task, knobs, answers[knobs], default, best=True))
+            records.append(self.record(standing.task, knobs, answers[knobs], default, best=True))
         self.database.add(records)
         self.trials += len(proposed)
         self._batch_seconds = 0.7 * self._batch_seconds + 0.3 * (time.monotonic() - began)
@@ -164,7 +159,7 @@ class Tuning:
             measured = [min(pair, key=least) for pair in zip(measured, again, strict=True)]
         return min(least(measured[0]), least(measured[-1])), dict(zip(proposed, measured[1:-1], strict=True))
 
-    def _note(self, standing: Standing, ratios: dict[Knobs, float]) -> None:
+    def note(self, standing: Standing, ratios: dict[Knobs, float]) -> None:
         standing.note(ratios)
         standing.search.learn(ratios)
         self.model.learn(standing.task.work, list(ratios.items()))
@@ -194,9 +189,9 @@ class Tuning:
         if standing.gain >= 1:
             standing.chosen, standing.gain = task.default, 1.0
         usual, answers = standing.usual, {**ratios, task.default: 1.0}
-        records = [self._record(task, k, self._worth(usual * r), usual, rounds=ROUNDS) for k, r in answers.items()]
+        records = [self.record(task, k, self._worth(usual * r), usual, rounds=ROUNDS) for k, r in answers.items()]
         winner = self._worth(usual * standing.gain)
-        self.database.add([*records, self._record(task, standing.chosen, winner, usual, best=True, rounds=ROUNDS)])
+        self.database.add([*records, self.record(task, standing.chosen, winner, usual, best=True, rounds=ROUNDS)])
 
     def _again(self, standing: Standing, finalists: list[Knobs]) -> tuple[float, dict[Knobs, float]]:
         """The default's time, and everyone's over it; 1 for those that are not surely quicker.
@@ -231,12 +226,12 @@ class Tuning:
     def _keep(self, standings: Sequence[Standing], knobs: Sequence[Knobs], measured: dict[int, Measurement]) -> None:
         """What a device said before it went away."""
         self.database.add(
-            self._record(standings[i].task, knobs[i], answer, standings[i].usual)
+            self.record(standings[i].task, knobs[i], answer, standings[i].usual)
             for i, answer in measured.items()
             if knobs[i] != standings[i].task.default and math.isfinite(standings[i].usual)
         )
 
-    def _record(
+    def record(
         self, task: Task, knobs: Knobs, answer: Measurement, default: float, best: bool = False, rounds: int = 1
     ) -> Record:
         works = answer.error is None
@@ -273,69 +268,3 @@ def _stopping(tuning: Tuning) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def prepare(
-    program: Program,
-    bench: Bench,
-    database: Database,
-    follow: Callable[[Tuning, str], None] = lambda tuning, what: None,
-) -> Tuning:
-    """The tasks of a program, with what the database knows of them."""
-    model = Learned(bench.target)
-    standings = []
-    for task in tasks_of(program, bench.target):
-        found = sketches(task.work, bench.target, by_instructions=not bench.timed)
-        standing = Standing(task, Search(task.work, found, model, BATCH))
-        standings.append(standing)
-    tuning = Tuning(bench, database, standings, model, follow)
-    for standing in standings:
-        _recall(tuning, standing)
-    _learn_from_others(tuning)
-    return tuning
-
-
-def _learn_from_others(tuning: Tuning) -> None:
-    """What was measured here for other programs teaches the model, too."""
-    own = {standing.task.work for standing in tuning.standings}
-    for record in tuning.database.records:
-        about = record.target, record.where, record.threads
-        same = about == (target_key(tuning.bench.target), tuning.bench.where, tuning.bench.threads)
-        if same and record.workload not in own and not record.best and record.cost and record.default:
-            tuning.model.learn(record.workload, [(record.knobs, record.cost / record.default)])
-
-
-def _recall(tuning: Tuning, standing: Standing) -> None:
-    """What earlier runs found on this device, as if it had just been measured."""
-    task, bench = standing.task, tuning.bench
-    tried = tuning.database.tried(task.work, task.target, bench.where, bench.threads)
-    usual = tried.pop(task.default, None)
-    standing.search.learn({task.default: 1.0})
-    if usual is None or usual.cost is None:
-        return
-    standing.usual = usual.cost
-    ratios = {k: r.cost / r.default if r.cost and r.default else math.inf for k, r in tried.items()}
-    if ratios:
-        tuning._note(standing, ratios)
-    if (chosen := tuning.database.chosen(task.work, task.target, bench.where, bench.threads)) is not None:
-        standing.chosen = chosen.knobs
-        standing.gain = chosen.cost / chosen.default if chosen.cost and chosen.default else 1.0
-
-
-def by_arithmetic(tuning: Tuning) -> None:
-    """Without any device: the knobs that model.py holds for the best, where it sees a clear gain."""
-    target = tuning.bench.target
-    for standing in tuning.standings:
-        work, usual = standing.task.work, standing.task.default
-        every = [knobs for sketch in standing.search.sketches for knobs in sketch.all()]
-        best = min(every, key=lambda knobs: points(work, knobs, target))
-        standing.usual = points(work, usual, target)
-        standing.gain = points(work, best, target) / standing.usual
-        if standing.gain > CLEAR:
-            best, standing.gain = usual, 1.0
-        standing.chosen = best
-    tuning.database.add(
-        tuning._record(s.task, s.chosen, Measurement((s.usual * s.gain,)), s.usual, best=True)
-        for s in tuning.standings
-        if s.chosen is not None
-    )

@@ -1,8 +1,9 @@
 """A stand-in for Android's adb client: its devices are folders, its ARM executables run under qemu.
 
-It knows `devices`, and with -s SERIAL `push`, `pull` and `shell`, and answers as the real one does, in its words. The
-folder PERSE_ADB holds state.json: {"devices": {serial: state}, "old": bool, "broken": bool}; `old` is a device before
-Android 7, whose shell has one stream and no exit status. A serial that leaves state.json is a cable being pulled.
+It knows `devices`, and with -s SERIAL, or without where there is one device, `push`, `pull` and `shell`, and answers as
+the real one does, in its words. The folder PERSE_ADB holds state.json: {"devices": {serial: state}, "old": bool,
+"broken": bool}; `old` is a device before Android 7, whose shell has one stream and no exit status. A serial that leaves
+state.json is a cable being pulled.
 """
 
 from __future__ import annotations
@@ -127,6 +128,8 @@ def main(words: list[str]) -> None:
     if words == ["devices"]:
         devices()
         return
+    if words[:1] != ["-s"] and len(state()["devices"]) == 1:
+        words = ["-s", next(iter(state()["devices"])), *words]
     option, serial, command, *rest = words
     if option != "-s" or command not in ("push", "pull", "shell"):
         fail(f"adb: usage: unknown command {words}")
@@ -136,7 +139,7 @@ def main(words: list[str]) -> None:
     if kind != "device":
         fail(f"adb: device {kind}.")
     if command == "shell":
-        shell(serial, *rest)
+        shell(serial, " ".join(rest))
     else:
         copy(serial, command, *rest)
 

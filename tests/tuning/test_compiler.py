@@ -22,8 +22,9 @@ from perse_compile.tuning.bench import Bench, bench_for
 from perse_compile.tuning.candidate import Candidate, Measurement
 from perse_compile.tuning.compiler import Compiler, DoesNotCompile
 from perse_compile.tuning.database import open_database, read
+from perse_compile.tuning.prepare import prepare
 from perse_compile.tuning.tasks import Task
-from perse_compile.tuning.tune import Budget, prepare
+from perse_compile.tuning.tune import Budget
 from tests.tuning import schedules
 from tests.tuning.candidates import double, of
 

@@ -27,10 +27,11 @@ from perse_compile.tuning.candidate import Measurement
 from perse_compile.tuning.database import open_database, read
 from perse_compile.tuning.measure import MeasuringStopped
 from perse_compile.tuning.model import points
+from perse_compile.tuning.prepare import BATCH, prepare
 from perse_compile.tuning.records import MEASURED, MODELLED
 from perse_compile.tuning.standing import Standing, next_task
 from perse_compile.tuning.tasks import tasks_of
-from perse_compile.tuning.tune import BATCH, Budget, Tuning, prepare
+from perse_compile.tuning.tune import Budget, Tuning
 
 X86 = targets.load("x86_64-linux")
 ROOT = Path(__file__).parents[2]

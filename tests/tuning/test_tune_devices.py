@@ -12,7 +12,7 @@ from perse_compile import devices, targets
 from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.network import lower
 from perse_compile.program import Program
-from perse_compile.tuning import tune
+from perse_compile.tuning import prepare
 from perse_compile.tuning.database import open_database, read
 from perse_compile.tuning.records import MEASURED
 from perse_compile.tuning.tune import Tuning
@@ -24,7 +24,7 @@ from tests.stand_ins.sshd import Sshd
 @pytest.fixture(autouse=True)
 def here(tiny: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tune, "BATCH", 4)
+    monkeypatch.setattr(prepare, "BATCH", 4)
     tiny.save(tmp_path / "tiny.perse")
 
 
