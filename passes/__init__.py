@@ -31,6 +31,11 @@ def analysis_pipeline() -> list[Pass]:
     return [EvaluationForm(), Canonicalise(), FoldBatchNorm(), PropagateShapes(), FindCutPoints()]
 
 
+def exits_pipeline(exits: str | int | tuple[str, ...]) -> list[Pass]:
+    """From a network's cut points to a multi-exit program."""
+    return [PlaceExits(exits), InsertExits(), SplitStages(), BuildTrainingGraph()]
+
+
 def default_pipeline(exits: str | int | tuple[str, ...] = "auto") -> list[Pass]:
     """From a traced network to a multi-exit program."""
-    return [*analysis_pipeline(), PlaceExits(exits), InsertExits(), SplitStages(), BuildTrainingGraph()]
+    return [*analysis_pipeline(), *exits_pipeline(exits)]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from perse_compile import cli_artifact, cli_devices, cli_study, cli_targets, cli_tune, driver
-from perse_compile.console import console, errors, print_json, table, warn
+from perse_compile import cli_artifact, cli_devices, cli_place, cli_study, cli_targets, cli_tune, driver
+from perse_compile.console import console, errors, print_json, progress, table, warn
 from perse_compile.errors import ModelError, PassError, PerseError
 
 if TYPE_CHECKING:
@@ -86,6 +86,16 @@ def insert_exits(
     list_cuts: Annotated[
         bool, typer.Option("--list", help="Only list the nodes that can have an exit, and the cost up to each.")
     ] = False,
+    place: cli_place.Place = None,
+    max_latency: cli_place.MaxLatency = None,
+    max_cost: cli_place.MaxCost = None,
+    max_drop: cli_place.MaxDrop = None,
+    costs: cli_place.CostsOf = None,
+    device: cli_place.DeviceOfCosts = None,
+    threads: cli_place.ThreadsOfCosts = None,
+    static: cli_place.StaticNetworks = None,
+    seed: cli_place.Seed = 0,
+    plot: cli_place.Plot = None,
     json: Json = False,
 ) -> None:
     """Put exits into a network: writes MODEL.perse, for train-exits and build."""
@@ -96,6 +106,21 @@ def insert_exits(
         show_cut_points(found, json)
         return
     path = driver.program_path(model, output)
+    if place is not None:
+        wishes = cli_place.wishes(parse_exits(exits), max_latency, max_cost, max_drop, static, seed)
+        with progress() as tell:
+            placed, placement = driver.place_exits(
+                model, place, wishes, costs=costs, device=device, threads=threads, weights=weights,
+                num_classes=num_classes, input_size=size, dump=dump, output=path, plot=plot, progress=tell, notice=warn,
+            )  # fmt: skip
+        if not json:
+            cli_place.show_placement(placement)
+        show_program(placed, path, json, placement.as_dict())
+        return
+    cli_place.check_alone(
+        {"--max-latency": max_latency, "--max-cost": max_cost, "--max-drop": max_drop, "--costs": costs,
+         "--static": static, "--plot": plot}
+    )  # fmt: skip
     program = driver.insert_exits(
         model,
         exits=parse_exits(exits),
@@ -153,7 +178,7 @@ def parse_exits(text: str) -> str | int | tuple[str, ...]:
 # --- printing ---------------------------------------------------------------------------------------------
 
 
-def show_program(program: Program, path: Path, json: bool) -> None:
+def show_program(program: Program, path: Path, json: bool, place: dict[str, Any] | None = None) -> None:
     from perse_compile.macs import head_parameters
 
     full = program.exits[-1].macs
@@ -164,7 +189,7 @@ def show_program(program: Program, path: Path, json: bool) -> None:
         keys = ("name", "tap", "grid", "features", "macs")
         exits = [{**{k: getattr(e, k) for k in keys}, "share": share, "head_parameters": n} for e, share, n in rows]
         print_json({"program": str(path), "name": program.name, "classes": len(program.classes), "exits": exits,
-                    "warnings": program.provenance["warnings"]})  # fmt: skip
+                    "warnings": program.provenance["warnings"], **({"place": place} if place else {})})  # fmt: skip
         return
     shown = table("exit", "tap", "share of MACs", "head parameters")
     for exit, share, parameters in rows:

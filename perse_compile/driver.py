@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perse_compile.personalise.session import Session
     from perse_compile.personalise.train_exits import ExitReport
     from perse_compile.pipeline import Observer
+    from perse_compile.placement.place import Placement, Wishes
     from perse_compile.program import Program
     from perse_compile.targets import Target
 
@@ -45,6 +46,54 @@ def insert_exits(
     if output is not None:
         program.save(output)
     return program
+
+
+def place_exits(
+    model: str,
+    data: Path,
+    wishes: Wishes,
+    *,
+    costs: Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    weights: str = "auto",
+    num_classes: int | None = None,
+    input_size: tuple[int, int] | None = None,
+    dump: Path | None = None,
+    output: Path | None = None,
+    plot: Path | None = None,
+    progress: Tell | None = None,
+    notice: Callable[[str], None] = lambda what: None,
+) -> tuple[Program, Placement]:
+    """As insert_exits, with exits where they pay on labelled images; `costs`: an artifact whose stages are timed."""
+    from perse_compile.dump import dump_to
+    from perse_compile.passes import analysis_pipeline
+    from perse_compile.personalise.data import read_images
+    from perse_compile.pipeline import run
+    from perse_compile.placement.measured import measured
+    from perse_compile.placement.page import check_can_draw, draw
+    from perse_compile.placement.place import place
+    from perse_compile.same_function import SameFunction
+    from perse_compile.trace import trace_model
+
+    check_can_write(output)
+    check_can_draw(plot)
+    tell = progress or (lambda what, done, total: None)
+    program = trace_model(model, weights, num_classes, input_size)
+    watching: list[Observer] = [SameFunction(), *([dump_to(dump)] if dump else [])]
+    run(program, analysis_pipeline(), watching)
+    images = read_images(data, program.input, program.classes, lambda done, total: tell("reading images", done, total))
+    seen = None
+    if costs is not None:
+        with open_session(costs, device, threads, notice=notice) as session:
+            timed = {"device": session.device.name, **session.simple("bench")}
+            seen = measured(costs, session.artifact.manifest, timed, program)
+    placement = place(program, images, wishes, seen, tell=tell, observers=watching)
+    if output is not None:
+        program.save(output)
+    if plot is not None:
+        draw(program.name, placement, plot)
+    return program, placement
 
 
 def list_cut_points(

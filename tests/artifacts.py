@@ -78,8 +78,8 @@ def through_another_camera(pixels: Pixels) -> Pixels:
     return (110 + 0.7 * (pixels[..., [1, 2, 0]].astype(float) - 110)).clip(0, 255).astype(np.uint8)
 
 
-def tiny_program() -> Program:
-    """The network, trained for a few seconds, with two trained exits before the final one."""
+def tiny_network() -> Program:
+    """The network, traced, trained for a few seconds; no pass has run."""
     torch.manual_seed(0)
     network = Tiny()
     pixels, labels = pictures(640, seed=1)
@@ -94,7 +94,12 @@ def tiny_program() -> Program:
             optimizer.step()
     module = trace.trace(network.eval(), "tiny")
     spec = trace.input_spec(network, {"preset": None, "meta": None}, None)
-    program = Program("tiny", module, spec, list(CLASSES), provenance={"model": "tiny", "warnings": []})
+    return Program("tiny", module, spec, list(CLASSES), provenance={"model": "tiny", "warnings": []})
+
+
+def tiny_program() -> Program:
+    """The network with two trained exits before the final one."""
+    program = tiny_network()
     run(program, default_pipeline(("relu", "relu_2")))
     images = Images("pictures", *pictures(300, seed=2), list(CLASSES), [""] * 300)
     train_exits(program, images, epochs=10)

@@ -194,7 +194,7 @@ def _commit(program: Program, heads: list[Head], report: ExitReport) -> None:
 def extract_features(program: Program, pixels: NDArray[np.uint8], device: str, tell: Progress) -> list[Tensor]:
     """Pooled features of every exit, [N,F] each, on the CPU; the backbone runs once per image."""
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    backbone = _feature_module(program)
+    backbone = feature_module(program)
     if place.type != "cpu":
         backbone = copy.deepcopy(backbone).to(place)  # the program's own tensors stay where they are
     found: list[list[Tensor]] = []
@@ -212,7 +212,7 @@ def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def _feature_module(program: Program) -> fx.GraphModule:
+def feature_module(program: Program) -> fx.GraphModule:
     """The program with every head's features as its outputs."""
     heads = head_nodes(program)
     missing = [exit.name for exit in program.exits if exit.name not in heads]
@@ -277,7 +277,7 @@ def train_head(
 
     w is the teacher's confidence, and 0 where the label says that the teacher is wrong. Not the shift and scale.
     """
-    with _one_thread():
+    with one_thread():
         x = (features - head.shift) * head.scale
         sure, guess = torch.softmax(teacher, 1).max(1)
         soft = torch.softmax(teacher / SOFTENING, 1)
@@ -306,7 +306,7 @@ def train_head(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Heads are small: more threads only wait for each other, the more so on a machine that is busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

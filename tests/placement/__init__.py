@@ -1,0 +1,1 @@
+"""Placement of exits on a labelled set."""
