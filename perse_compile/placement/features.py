@@ -15,6 +15,7 @@ from perse_compile.passes.insert_exits import InsertExits
 from perse_compile.passes.place_exits import make_exit
 from perse_compile.personalise.train_exits import CHUNK, feature_module, normalise, read_head
 from perse_compile.pipeline import run
+from perse_compile.placement.parallel import for_each
 from perse_compile.program import CutPoint, Exit, Program
 
 MEMORY = 1 << 30  # bytes that features may take
@@ -49,12 +50,16 @@ def extract(
     """Features [N,F] of every candidate, and the logits [N,K] of the network itself. Raises DataError."""
     kind, count = precision(probe.exits, len(pixels), memory), len(pixels)
     kept: list[NDArray[np.floating]] = [np.empty((count, exit.features), kind) for exit in probe.exits[:-1]]
-    network, final, logits = feature_module(probe), read_head(probe, probe.exits[-1]), []
-    with torch.no_grad():
-        for start in range(0, count, CHUNK):
-            *taps, last = network(normalise(torch.from_numpy(pixels[start : start + CHUNK]), probe.input))
+    network, final = feature_module(probe), read_head(probe, probe.exits[-1])
+    logits = torch.empty(count, len(final.bias))
+
+    def chunk(start: int) -> None:
+        with torch.no_grad():  # in every thread anew
+            images = slice(start, min(start + CHUNK, count))
+            *taps, last = network(normalise(torch.from_numpy(pixels[images]), probe.input))
             for store, found in zip(kept, taps, strict=True):
-                store[start : start + CHUNK] = found.clamp(-HALF_MAX, HALF_MAX).numpy() if kind is np.float16 else found
-            logits.append(final(last))
-            tell(min(start + CHUNK, count), count)
-    return kept, torch.cat(logits)
+                store[images] = found.clamp(-HALF_MAX, HALF_MAX).numpy() if kind is np.float16 else found.numpy()
+            logits[images] = final(last)
+
+    for_each(chunk, range(0, count, CHUNK), lambda done, _: tell(min(done * CHUNK, count), count))
+    return kept, logits

@@ -26,7 +26,7 @@ def options(answers: Answers, grid: int) -> Options:
     changes nothing.
     """
     rows: list[tuple[int, float, NDArray[np.bool_]]] = []
-    for candidate, sure in enumerate(answers.sure):
+    for candidate, sure in enumerate(answers.sure[:-1]):
         order = np.sort(sure)[::-1]
         counts = sorted({round(len(order) * step / grid) for step in range(1, grid)} - {0, len(order)})
         limits = {(order[count - 1] + order[count]) / 2 for count in counts if order[count - 1] > order[count]}

@@ -18,7 +18,7 @@ from typing import Any
 from perse_compile.passes import exits_pipeline
 from perse_compile.personalise.data import Images, unnamed
 from perse_compile.personalise.levels import measure_levels
-from perse_compile.personalise.train_exits import PARTS, Head, one_thread
+from perse_compile.personalise.train_exits import PARTS, Head
 from perse_compile.pipeline import Observer, run
 from perse_compile.placement.budget import Budget, choose
 from perse_compile.placement.candidates import candidates
@@ -128,8 +128,7 @@ def place(
         exits, features, final, labels, divided, wishes.seed, lambda done, total: tell("training heads", done, total)
     )
     clock.lap("heads")
-    with one_thread():
-        found = search(records.search, costs, wishes.exits, lambda done, total: tell("searching", done, total))
+    found = search(records.search, costs, wishes.exits, lambda done, total: tell("searching", done, total))
     clock.lap("search")
     taps = [cut.node for cut in cuts]
     front = points(found, taps, records.temperatures, records.search, records.report, costs)

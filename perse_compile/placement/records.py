@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +12,20 @@ from torch import Tensor
 
 from perse_compile.errors import DataError
 from perse_compile.personalise.calibrate import fit_temperature, softmax
-from perse_compile.personalise.train_exits import Head, standardise, train_head
+from perse_compile.personalise.train_exits import Head
+from perse_compile.placement.heads import EPOCHS, train_side_by_side
+from perse_compile.placement.parallel import for_each
 from perse_compile.placement.split import FOLDS, Indices, Split
 from perse_compile.program import Exit
 
-EPOCHS = 40
-RATE, BATCH = 0.01, 256  # as train-exits
 Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Of every candidate on some images; the network's own classifier is the last row of `right`."""
+    """Of every candidate on some images, and of the network's own classifier in the last row."""
 
-    sure: NDArray[np.float64]  # [M,N] calibrated confidence
+    sure: NDArray[np.float64]  # [M+1,N] calibrated confidence
     right: NDArray[np.bool_]  # [M+1,N]
 
 
@@ -50,60 +49,38 @@ def record(
     tell: Tell,
     epochs: int = EPOCHS,
 ) -> Records:
-    """Train a head at every candidate, once without each fold and once on all of them. Raises DataError.
+    """Train heads at every candidate: one without each fold, and one on all of them. Raises DataError.
 
-    The answers of the search are those of heads without the image's fold, the report's those of the head on all folds.
-    Temperatures are fitted to the former.
+    The answers of the search are those of the head without the image's fold, the report's those of the head on all
+    folds. Temperatures are fitted to the former.
     """
-    if not torch.isfinite(final).all():
-        raise DataError("the network's own answers are not finite numbers; are its weights sound?")
-    search, report = split.search, split.report
-    classes = final.shape[1]
-    heads, logits = [], [final.numpy()]
-    done, turns = 0, len(features) * (FOLDS + 1)
-    temperatures: list[float] = []
-    sure: tuple[list[Any], list[Any]] = ([], [])  # of the search's images, of the report's
-    right: tuple[list[Any], list[Any]] = ([], [])
-    for exit, x in zip(exits, features, strict=False):
-        if not np.isfinite(x).all():
-            raise DataError(f"the features at {exit.tap} are not finite numbers; are the weights sound?")
-        crossed = np.empty((len(labels), classes), np.float32)
-        for fold in range(FOLDS + 1):
-            chosen = split.without(fold) if fold < FOLDS else search
-            head = _learn(exit, x, final, labels, chosen, classes, epochs, seed)
-            judged = split.folds[fold] if fold < FOLDS else report
-            crossed[judged] = head(torch.from_numpy(x[judged].astype(np.float32))).numpy()
-            done += 1
-            tell(done, turns)
-        heads.append(head)
-        logits.append(crossed)
-        temperatures.append(fit_temperature(crossed[search], labels[search]))
-        for part, images in enumerate((search, report)):
-            sure[part].append(softmax(crossed[images], temperatures[-1]).max(1))
-            right[part].append(crossed[images].argmax(1) == labels[images])
-    temperatures.append(fit_temperature(logits[0][search], labels[search]))
-    for part, images in enumerate((search, report)):
-        right[part].append(logits[0][images].argmax(1) == labels[images])
-    found = [Answers(np.array(sure[part]).reshape(len(heads), -1), np.array(right[part])) for part in (0, 1)]
-    return Records(heads, temperatures, *found)
+    for what, values in (("the network's own answers", final.numpy()), *_named(exits, features)):
+        if not np.isfinite(values).all():
+            raise DataError(f"{what} are not finite numbers; are the weights sound?")
+    search = split.search
+    member = np.ones((len(search), FOLDS + 1), bool)  # who learns from which image of the search; the last from all
+    for fold, images in enumerate(split.folds):
+        member[:, fold] = ~np.isin(search, images)
+
+    def learn(x: NDArray[np.floating]) -> tuple[Head, NDArray[np.float32]]:
+        """The head that all images of the search trained, and logits [N,K] of heads that did not see the image."""
+        seen = torch.from_numpy(x[search].astype(np.float32))
+        chosen, known = torch.from_numpy(search), torch.from_numpy(labels[search])
+        heads = train_side_by_side(seen, final[chosen], known, torch.from_numpy(member), seed, epochs)
+        logits = np.empty((len(labels), final.shape[1]), np.float32)
+        for head, images in zip(heads, (*split.folds, split.report), strict=True):
+            logits[images] = head(torch.from_numpy(x[images].astype(np.float32))).numpy()
+        return heads[-1], logits
+
+    learnt = for_each(learn, features, tell)
+    heads, logits = [head for head, _ in learnt], [*(answers for _, answers in learnt), final.numpy()]
+    temperatures = [fit_temperature(z[search], labels[search]) for z in logits]
+    parts = []
+    for images in (search, split.report):
+        sure = [softmax(z[images], t).max(1) for z, t in zip(logits, temperatures, strict=True)]
+        parts.append(Answers(np.array(sure), np.array([z[images].argmax(1) == labels[images] for z in logits])))
+    return Records(heads, temperatures, *parts)
 
 
-def _learn(
-    exit: Exit,
-    features: NDArray[np.floating],
-    final: Tensor,
-    labels: Indices,
-    chosen: Indices,
-    classes: int,
-    epochs: int,
-    seed: int,
-) -> Head:
-    """As train-exits does: standardised, from zero, from the labels and the network's own answers."""
-    x = torch.from_numpy(features[chosen].astype(np.float32))
-    count = exit.features
-    blank = Head(torch.zeros(count), torch.ones(count), torch.zeros(count, classes), torch.zeros(classes))
-    where = torch.from_numpy(chosen)
-    return train_head(
-        standardise(blank, x), x, final[where], torch.from_numpy(labels)[where], epochs, RATE, BATCH, seed,
-        lambda done, total: None,
-    )  # fmt: skip
+def _named(exits: Sequence[Exit], features: Sequence[NDArray[np.floating]]) -> list[tuple[str, NDArray[np.floating]]]:
+    return [(f"features at {exit.tap}", x) for exit, x in zip(exits, features, strict=False)]

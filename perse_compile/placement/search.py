@@ -22,12 +22,13 @@ import torch
 from numpy.typing import NDArray
 
 from perse_compile.errors import DataError
+from perse_compile.personalise.train_exits import one_thread
 from perse_compile.placement.costs import Costs
 from perse_compile.placement.options import Options, options
 from perse_compile.placement.records import Answers
 
-GRIDS = (32, 24, 16, 12, 8, 6, 4)
-WORK = 2e11  # multiply-adds of the last level at most: some ten seconds on one core
+GRIDS = (16, 12, 8, 6, 4)  # finer ones fit the search's images better and fresh ones no better (docs/placement.md)
+WORK = 1e11  # multiply-adds of the last level at most: some seconds on one core
 SAME = 1e-9  # costs that differ less are equal
 Floats = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -54,14 +55,15 @@ def search(
     answers: Answers, costs: Costs, most: int, tell: Tell = lambda done, total: None, grid: int | None = None
 ) -> Found:
     """All cascades of at most `most` exits. Ctrl-C leaves those with fewer that were finished. Raises DataError."""
-    most = min(most, len(answers.sure))
-    grid = grid or grid_for(len(answers.sure), answers.right.shape[1], most)
+    most = min(most, len(answers.sure) - 1)
+    grid = grid or grid_for(len(answers.sure) - 1, answers.right.shape[1], most)
     searching = _Search(options(answers, grid), answers, costs)
     done, interrupted = 0, False
     try:
-        for exits in range(1, most + 1):
-            searching.level(exits, tell)
-            done = exits
+        with one_thread():
+            for exits in range(1, most + 1):
+                searching.level(exits, tell)
+                done = exits
     except KeyboardInterrupt:
         if done == 0:
             raise
@@ -111,7 +113,7 @@ class _Search:
         self.gains: Single = self.takes * (self.own - self.final)
         self.backbone: Floats = costs.backbone[chosen.candidate]
         self.heads: Floats = costs.heads[chosen.candidate]
-        self.start = np.searchsorted(chosen.candidate, np.arange(len(answers.sure) + 1))  # first option of candidates
+        self.start = np.searchsorted(chosen.candidate, np.arange(len(answers.sure)))  # first option of candidates
         # of the candidates from m on: the cheapest answer, and whether any answer is right
         self.cheapest = np.minimum.accumulate((costs.backbone + costs.heads)[::-1])[::-1]
         self.any_right = np.maximum.accumulate(right[::-1], 0)[::-1]

@@ -27,12 +27,14 @@ def records(seed: int, candidates: int = 4, images: int = 40) -> tuple[Answers, 
     right = rng.normal(skill - hard, 0.2) > 0
     sure = np.round(1 / (1 + np.exp(-4 * (rng.normal(skill - hard, 0.3)[:-1]))), 2)  # with ties
     backbone = np.sort(rng.uniform(0.02, 0.95, candidates))
-    return Answers(sure, right), Costs(backbone, rng.uniform(0.0, 0.1, candidates), "invented")
+    return Answers(np.vstack([sure, np.ones(images)]), right), Costs(
+        backbone, rng.uniform(0.0, 0.1, candidates), "invented"
+    )
 
 
 def one_by_one(answers: Answers, costs: Costs, chosen: Options, most: int) -> Front:
     """The front, from all cascades, each image by image."""
-    by_candidate = [np.flatnonzero(chosen.candidate == m) for m in range(len(answers.sure))]
+    by_candidate = [np.flatnonzero(chosen.candidate == m) for m in range(len(costs.heads))]
     found: dict[int, float] = {}
     for count in range(most + 1):
         for places in combinations(by_candidate, count):
@@ -88,20 +90,20 @@ def test_one_exit_more_never_hurts_and_a_head_for_nothing_is_not_taken() -> None
         for right, cost in zip(fewer.right, fewer.costs, strict=True):
             assert any(r >= right and c <= cost + 1e-9 for r, c in zip(more.right, more.costs, strict=True))
     free = Costs(costs.backbone, np.zeros(6), "invented")
-    nobody = Answers(np.zeros((6, 200)), np.zeros((7, 200), bool) | (np.arange(7) == 6)[:, None])
+    nobody = Answers(np.zeros((7, 200)), np.zeros((7, 200), bool) | (np.arange(7) == 6)[:, None])
     assert search(nobody, free, 3).chains == [(0,), ()]  # always wrong for least, always right for all
 
 
 def test_thresholds_lie_between_confidences() -> None:
-    sure = np.array([[0.2, 0.9, 0.5, 0.9, 0.7, 0.6, 0.6, 0.1]])
+    sure = np.array([[0.2, 0.9, 0.5, 0.9, 0.7, 0.6, 0.6, 0.1], [1.0] * 8])
     chosen = options(Answers(sure, np.zeros((2, 8), bool)), 4)
     assert chosen.threshold == pytest.approx([0.8, 0.35, 0.0])  # at 4 of 8 lies a tie, which cannot be divided
     assert chosen.takes.sum(1).tolist() == [2, 6, 8]
 
 
 def test_the_grid_is_as_fine_as_the_work_allows() -> None:
-    assert grid_for(3, 100, 3) == 32
-    grids = [grid_for(candidates, 2400, 3) for candidates in (10, 20, 30, 48)]
+    assert grid_for(3, 100, 3) == 16
+    grids = [grid_for(candidates, 2400, 3) for candidates in (10, 24, 36, 48)]
     assert grids == sorted(grids, reverse=True) and grids[0] > grids[-1]
     with pytest.raises(DataError, match=r"6 exits among 48 candidates .* --exits 3 is possible"):
         grid_for(48, 5000, 6)
