@@ -35,10 +35,7 @@ def _exits_pay(front: Sequence[Point], chosen: Point, truncated: Sequence[Static
         ]
     said = []
     if chosen.exits[-1].threshold == 0:
-        said.append(
-            f"the final exit never answers: the network could end at {chosen.exits[-1].tap}"
-            f" and early exits before that pay"
-        )
+        said.append(f"the final exit never answers: the network could end at {chosen.exits[-1].tap}")
     rival = cheapest(truncated, chosen.search.accuracy)
     if rival is not None and rival.cost < 1:
         said.append(
