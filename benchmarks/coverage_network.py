@@ -26,7 +26,7 @@ from torch import fx, nn
 from train_steps import compile_driver, make_steps, run_driver, train_in_torch
 
 from perse_compile import devices, manifest, targets
-from perse_compile.building.build import build
+from perse_compile.building.build import build, normalised, probe_images
 from perse_compile.errors import PerseError
 from perse_compile.passes import default_pipeline
 from perse_compile.pipeline import run
@@ -107,8 +107,8 @@ def enliven(module: fx.GraphModule, spec: InputSpec) -> None:
     """Random weights such that every layer shows in the answer.
 
     Those that a new network has do not: without training the scale of the numbers grows or shrinks from layer to layer
-    until some vanish beside others. Every batch norm takes the statistics of what it sees of one image, as in training;
-    scales and shifts of norms, and biases that are zero, become random.
+    until some vanish beside others, or rounding is all that is left. Every batch norm takes the statistics of what it
+    sees of the images that building verifies with; scales and shifts of norms, and biases that are zero, become random.
     """
     generator = torch.Generator().manual_seed(1)
 
@@ -127,7 +127,7 @@ def enliven(module: fx.GraphModule, spec: InputSpec) -> None:
         for parameter_name, parameter in module.named_parameters():
             if parameter_name.endswith("layer_scale"):
                 random(parameter, *LAYER_SCALES)
-        module(torch.randn(1, spec.channels, spec.height, spec.width, generator=generator))
+        module(normalised(probe_images(spec), spec))
         module.eval()
 
 

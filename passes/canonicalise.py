@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import linecache
 import re
 from dataclasses import dataclass
 from types import BuiltinFunctionType
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
+from perse_compile import mends
 from perse_compile.errors import PassError
 from perse_compile.ops import OPS
 from perse_compile.passes.spellings import FUNCTIONS, METHODS, MODULES, PLAIN_FUNCTIONS, Unsupported
@@ -123,7 +125,7 @@ class Emitter:
         else:
             rule = FUNCTIONS.get(node.target)
         if rule is None:
-            raise Unsupported("no operation for this; `perse_compile/ops.py` lists what can be compiled")
+            raise Unsupported(self.no_operation(node))
         try:
             inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
@@ -148,7 +150,10 @@ class Emitter:
                     return target(*args, **kwargs)
         except Exception as error:
             raise Unsupported(first_line(error)) from error
-        raise Unsupported("no operation for this; `perse_compile/ops.py` lists what can be compiled")
+        raise Unsupported(self.no_operation(node))
+
+    def no_operation(self, node: fx.Node) -> str:
+        return f"no operation for this; {mends.of_operation(self.describe(node).partition(' ')[0])}"
 
     def resolve(self, value: Any) -> Any:
         if isinstance(value, fx.Node):
@@ -230,4 +235,7 @@ def source_line(node: fx.Node) -> str:
     places = [
         f"{file}:{line}" for file, line in lines if not file.startswith(torch_dir) and "/perse_compile/" not in file
     ]
-    return f" at {places[-1]}" if places else ""
+    if not places:
+        return ""
+    file, _, number = places[-1].rpartition(":")
+    return f" at {places[-1]} `{linecache.getline(file, int(number)).strip()}`"

@@ -66,7 +66,7 @@ def changes_its_argument(node: fx.Node, module: fx.GraphModule) -> bool:
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-    in_place_operator = node.target in (operator.iadd, operator.isub, operator.imul)
+    in_place_operator = node.target in (operator.iadd, operator.isub, operator.imul, operator.itruediv)
     return node.op in ("placeholder", "output") or in_place_operator or name.endswith("_") or "inplace" in node.kwargs
 
 

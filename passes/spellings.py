@@ -139,6 +139,31 @@ def layer_norm_module(e: Emitter, m: nn.LayerNorm, input: Node) -> Node:
     return layer_norm(e, input, m.normalized_shape, m.weight, m.bias, m.eps)
 
 
+def group_norm(
+    e: Emitter, input: Node, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Node:
+    """Each group of channels is one row to normalise."""
+    shape = e.shape(input)
+    if len(shape) != 4 or shape[1] % num_groups:
+        raise Unsupported(f"{num_groups} groups of {shape[1:]}")
+    rows = e("reshape", input, (num_groups, math.prod(shape[1:]) // num_groups), suffix="groups")
+    normal = e("layer_norm", rows, None, None, float(eps), suffix="normal")
+    if weight is None:
+        return e("reshape", normal, shape[1:])
+    return e("affine", e("reshape", normal, shape[1:], suffix="image"), weight, bias)
+
+
+def group_norm_module(e: Emitter, m: nn.GroupNorm, input: Node) -> Node:
+    return group_norm(e, input, m.num_groups, m.weight, m.bias, m.eps)
+
+
+def instance_norm_module(e: Emitter, m: nn.InstanceNorm2d, input: Node) -> Node:
+    """As many groups as channels; with running statistics a batch norm."""
+    if m.running_mean is not None:
+        return batch_norm(e, input, m.running_mean, m.running_var, m.weight, m.bias, False, None, m.eps)
+    return group_norm(e, input, e.shape(input)[1], m.weight, m.bias, m.eps)
+
+
 # --- activations ------------------------------------------------------------------------------------------
 
 
@@ -588,6 +613,7 @@ adaptive_avg_pool2d, adaptive_max_pool2d = adaptive("adaptive_avg_pool2d"), adap
 
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: conv2d_module, nn.Linear: linear_module, nn.LayerNorm: layer_norm_module,
+    nn.GroupNorm: group_norm_module, nn.InstanceNorm2d: instance_norm_module,
     nn.BatchNorm1d: batch_norm_module, nn.BatchNorm2d: batch_norm_module, nn.SyncBatchNorm: batch_norm_module,
     nn.ReLU: activation_module(relu), nn.ReLU6: activation_module(relu6), nn.Hardswish: activation_module(hardswish),
     nn.Hardsigmoid: activation_module(hardsigmoid), nn.Sigmoid: activation_module(sigmoid),
@@ -628,6 +654,7 @@ METHODS |= {
 
 FUNCTIONS: dict[Any, Rule] = {
     F.conv2d: conv2d, torch.conv2d: conv2d, F.linear: linear, F.batch_norm: batch_norm, F.layer_norm: layer_norm,
+    F.group_norm: group_norm,
     F.relu: relu, torch.relu: relu, F.relu6: relu6, F.hardswish: hardswish, F.hardsigmoid: hardsigmoid, F.silu: silu,
     F.sigmoid: sigmoid, torch.sigmoid: sigmoid, F.tanh: tanh, torch.tanh: tanh, F.gelu: gelu, F.hardtanh: hardtanh,
     F.leaky_relu: leaky_relu, F.elu: elu, F.prelu: prelu, torch.prelu: prelu, F.softmax: softmax,
@@ -637,6 +664,7 @@ FUNCTIONS: dict[Any, Rule] = {
     operator.truediv: div, torch.div: div, operator.neg: negative, torch.neg: negative, operator.pow: power,
     torch.pow: power,
     operator.iadd: in_place(add), operator.isub: in_place(sub), operator.imul: in_place(mul),
+    operator.itruediv: in_place(div),
     torch.square: square, operator.matmul: matmul, torch.matmul: matmul,
     F.max_pool2d: max_pool2d, torch.max_pool2d: max_pool2d, F.avg_pool2d: avg_pool2d,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d, F.adaptive_max_pool2d: adaptive_max_pool2d,

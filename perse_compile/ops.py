@@ -37,8 +37,8 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return x * scale.view(shape) + shift.view(shape)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Over the last dimension."""
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Over the last dimension; weight and bias are both there or both not."""
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 

@@ -22,6 +22,8 @@ class SameFunction:
     def __call__(self, step: Pass, program: Program) -> None:
         if step.name == "evaluation-form":
             self.expected = answer(program)
+            if not bool(self.expected.isfinite().all()):
+                raise VerifyError(f"{program.name} answers NaN or infinity to a noisy image; are its weights whole?")
         elif step.name in REWRITING and self.expected is not None:
             found = answer(program)
             off = float((found - self.expected).abs().max() / self.expected.abs().max().clamp_min(1e-6))

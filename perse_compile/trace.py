@@ -13,20 +13,21 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from perse_compile import weights as weight_files
 from perse_compile.errors import ModelError
 from perse_compile.program import InputSpec, Program
+from perse_compile.tracing import place_in_model, trace
 
 SEED = 0
+TOLERANCE = 1e-3  # of the largest logit: by how much tracing may change the answer
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY_MEAN, GRAY_STD = (0.449,), (0.226,)
 NOT_CNNS = ("vit_", "swin_", "maxvit")
@@ -56,7 +57,7 @@ def trace_model(
             network, facts = load_torchvision(model, weights, num_classes)
     spec = input_spec(network, facts, input_size)
     module = trace(network.eval(), model)
-    classes = class_names(network, facts, try_out(module, spec, model))
+    classes = class_names(network, facts, try_out(network, module, spec, model))
     provenance = {
         "model": model,
         "weights": facts["weights"],
@@ -180,17 +181,17 @@ def file_facts(path: Path) -> dict[str, Any]:
 def input_spec(network: nn.Module, facts: dict[str, Any], input_size: tuple[int, int] | None) -> InputSpec:
     preset = facts["preset"]
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = int(getattr(network, "channels", first.in_channels if first is not None else 3))
-    size: Any = input_size or getattr(network, "input_size", None)
+    channels = int(said_of(network, "channels", first.in_channels if first is not None else 3))
+    size: Any = input_size or said_of(network, "input_size", None)
     if size is None:
         size = preset.crop_size[0] if preset is not None else 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
     if min(height, width) < 1:
         raise ModelError(f"input size {height}x{width} is not a size; give --input-size as N or HxW")
-    mean: Sequence[float] = getattr(
+    mean: Sequence[float] = said_of(
         network, "mean", preset.mean if preset is not None else default(channels, IMAGENET_MEAN, GRAY_MEAN, 0.5)
     )
-    std: Sequence[float] = getattr(
+    std: Sequence[float] = said_of(
         network, "std", preset.std if preset is not None else default(channels, IMAGENET_STD, GRAY_STD, 0.5)
     )
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
@@ -200,12 +201,18 @@ def input_spec(network: nn.Module, facts: dict[str, Any], input_size: tuple[int,
     return InputSpec(int(height), int(width), channels, tuple(map(float, mean)), tuple(map(float, std)))
 
 
+def said_of(network: nn.Module, name: str, otherwise: Any) -> Any:
+    """An attribute, unless it is a part of the network that happens to be called so (a buffer `mean`)."""
+    parts = {**network._parameters, **network._buffers, **network._modules}
+    return otherwise if name in parts else getattr(network, name, otherwise)
+
+
 def default(channels: int, rgb: tuple[float, ...], gray: tuple[float, ...], other: float) -> tuple[float, ...]:
     return {3: rgb, 1: gray}.get(channels, (other,) * channels)
 
 
 def class_names(network: nn.Module, facts: dict[str, Any], count: int) -> list[str]:
-    given: Sequence[str] | None = getattr(network, "class_names", None)
+    given: Sequence[str] | None = said_of(network, "class_names", None)
     if given is None and facts["meta"] is not None:
         given = facts["meta"]["categories"]
     if given is None:
@@ -215,57 +222,40 @@ def class_names(network: nn.Module, facts: dict[str, Any], count: int) -> list[s
     return [str(name) for name in given]
 
 
-# --- tracing ----------------------------------------------------------------------------------------------
+# --- trying -----------------------------------------------------------------------------------------------
 
 
-class SourceTracer(fx.Tracer):
-    """fx's tracer, remembering for every node the source line it came from."""
-
-    record_stack_traces = True
-
-
-def trace(network: nn.Module, model: str) -> fx.GraphModule:
-    tracer = SourceTracer()
-    try:
-        return fx.GraphModule(network, tracer.trace(network), type(network).__name__)
-    except Exception as error:
-        mend = "take the decision outside forward, or write it as arithmetic"
-        if not isinstance(error, fx.proxy.TraceError):
-            mend = "forward must be made of torch operations on its one argument"
-        raise ModelError(
-            f"cannot trace {model}: {place_in_model(error)}: {str(error).splitlines()[0]}; {mend}"
-        ) from error
-
-
-def place_in_model(error: BaseException) -> str:
-    """file:line and source of the innermost frame that is neither torch's nor ours."""
-    ours = (os.path.dirname(torch.__file__), os.path.dirname(__file__), importlib.__path__[0], "<")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}"
-    return f"{frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else "an unknown line"
-
-
-def try_out(module: fx.GraphModule, spec: InputSpec, model: str) -> int:
-    """Run once on an empty image: does this size work, and how many classes are there?"""
-    image = torch.zeros(1, spec.channels, spec.height, spec.width)
+def try_out(network: nn.Module, module: fx.GraphModule, spec: InputSpec, model: str) -> int:
+    """Run both once on one image: does this size work, do they answer the same, and how many classes are there?"""
+    image = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(SEED))
     try:
         with torch.no_grad():
-            result = module(image)
+            expected, found = logits_of(network(image.clone()), model), logits_of(module(image), model)
+    except ModelError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{model} fails on a {spec.channels}x{spec.height}x{spec.width} image ({reason}); give another --input-size"
+            f"{model} fails on a {spec.channels}x{spec.height}x{spec.width} image ({reason});"
+            " does it run in PyTorch? --input-size gives another size"
         ) from error
+    expected, found = expected.nan_to_num(), found.nan_to_num()  # damaged weights are found elsewhere
+    if found.shape != expected.shape or (found - expected).abs().max() > TOLERANCE * expected.abs().max():
+        raise ModelError(
+            f"{model} computes something else when traced; it must be the same function of the image at every call:"
+            " no random numbers, no state, nothing but torch operations"
+        )
+    return int(found.shape[1])
+
+
+def logits_of(result: Any, model: str) -> Tensor:
     if isinstance(result, dict):
         result = result.get("out", result.get("logits"))
     elif isinstance(result, tuple) and hasattr(result, "logits"):
         result = result.logits
-    if not isinstance(result, torch.Tensor) or result.dim() != 2 or result.shape[0] != 1:
+    if not isinstance(result, Tensor) or result.dim() != 2 or result.shape[0] != 1:
         found = (
-            f"a tensor of shape {tuple(result.shape)}"
-            if isinstance(result, torch.Tensor)
-            else f"a {type(result).__name__}"
+            f"a tensor of shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
         )
         raise ModelError(f"{model} returns {found}; it must return one tensor of logits, (batch, classes)")
-    return int(result.shape[1])
+    return result

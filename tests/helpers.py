@@ -27,7 +27,7 @@ def traced(network: nn.Module, name: str = "net", channels: int = 3) -> Program:
         name,
         module,
         spec,
-        class_names(network, facts, try_out(module, spec, name)),
+        class_names(network, facts, try_out(network, module, spec, name)),
         provenance={"model": name, "warnings": []},
     )
 

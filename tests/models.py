@@ -203,8 +203,8 @@ def described() -> nn.Module:
     return Described()
 
 
-def grouped_norm() -> nn.Module:
-    return Computes(lambda m, x: m.norm(x).mean((2, 3)), norm=nn.GroupNorm(1, 3))
+def growing() -> nn.Module:
+    return Computes(lambda m, x: m.up(x).mean((2, 3)), up=nn.Upsample(scale_factor=2))
 
 
 def not_a_module() -> int:

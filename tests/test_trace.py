@@ -197,7 +197,7 @@ def test_files_that_are_not_weights(tmp_path: Path) -> None:
         ("tests.models:failing", r"failed at .*tests/models\.py:\d+ `raise RuntimeError.*no such luck"),
         (
             "tests.models:branching",
-            r"cannot trace .*tests/models\.py:\d+ `if x\.sum\(\) > 0:`: .*control flow; take the decision outside",
+            r"cannot trace .*tests/models\.py:\d+ `if x\.sum\(\) > 0:`: a decision by the image .*; take the decision",
         ),
     ],
 )

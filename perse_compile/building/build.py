@@ -24,7 +24,7 @@ from perse_compile.errors import ArtifactError, BuildError
 from perse_compile.lowering.choices import Choices, Remembered, nothing
 from perse_compile.lowering.network import Network, lower
 from perse_compile.macs import head_macs
-from perse_compile.program import Program
+from perse_compile.program import InputSpec, Program
 from perse_compile.report import artifact_page
 from perse_compile.targets import Target
 
@@ -100,9 +100,14 @@ def _check_destination(folder: Path, force: bool) -> None:
 
 
 def _probes(program: Program) -> manifest.Probes:
-    """Deterministic images of smooth colour and noise, and every exit's logits for them in PyTorch."""
-    spec, rng = program.input, np.random.default_rng(0)
-    images = []
+    """Images, and every exit's logits for them in PyTorch."""
+    images = probe_images(program.input)
+    return manifest.Probes(images, reference_logits(program, images))
+
+
+def probe_images(spec: InputSpec) -> NDArray[np.uint8]:
+    """Deterministic ones of smooth colour and noise, (N,H,W,C)."""
+    rng, images = np.random.default_rng(0), []
     for _ in range(PROBES):
         coarse = rng.uniform(0, 255, (4, 4, spec.channels))
         grown = torch.nn.functional.interpolate(
@@ -110,20 +115,24 @@ def _probes(program: Program) -> manifest.Probes:
         )[0]
         smooth = grown.permute(1, 2, 0).numpy()
         images.append(np.clip(smooth + rng.normal(0, 16, smooth.shape), 0, 255).astype(np.uint8))
-    stacked = np.stack(images)
-    return manifest.Probes(stacked, reference_logits(program, stacked))
+    return np.stack(images)
 
 
 def reference_logits(program: Program, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """PyTorch's answer: uint8 (N,H,W,C) -> float32 (N, exits, K)."""
-    spec = program.input
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
     answers = []
     with torch.inference_mode():
         for image in images:
-            pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-            answers.append(torch.stack([logits[0] for logits in program.module((pixels / 255 - mean) / std)]))
+            pixels = normalised(image[None], program.input)
+            answers.append(torch.stack([logits[0] for logits in program.module(pixels)]))
     return torch.stack(answers).numpy()
+
+
+def normalised(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
+    """As PyTorch wants them: uint8 (N,H,W,C) -> float32 (N,C,H,W)."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float()
+    return (pixels / 255 - mean) / std
 
 
 def _write_files(network: Network, probes: manifest.Probes, work: Path, fresh: Path, say: Say) -> None:

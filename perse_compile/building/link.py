@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +18,13 @@ FLAGS = ["-O2", "-g0", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata
 
 def link(work: Path, target: Target) -> None:
     """Given plan.c and kernels.o in `work`, leave `perse` and `libperse.a` there. Raises BuildError."""
-    sources = sorted(path.name for path in RUNTIME.glob("*.c"))
-    for path in RUNTIME.glob("*.[ch]"):
-        shutil.copyfile(path, work / path.name)
-    objects = compile_c(work, [*sources, "plan.c"], zig(target))
+    sources = [*(str(path) for path in sorted(RUNTIME.glob("*.c"))), "plan.c"]
+    objects = compile_c(work, sources, [*zig(target), f"-I{RUNTIME}"])
     link_executable(work, [*objects, "kernels.o"], "perse", target)
     members = [name for name in objects if name not in OF_THE_EXECUTABLE]
     if ndk := _ndk_clang(target):
-        compile_c(work, [f"{name[:-2]}.c" for name in members], [ndk, f"--target={target.machine}-linux-android24"])
+        of_library = [source for source, name in zip(sources, objects, strict=True) if name in members]
+        compile_c(work, of_library, [ndk, f"--target={target.machine}-linux-android24", f"-I{RUNTIME}"])
     _run([sys.executable, "-m", "ziglang", "ar", "rcsD", "libperse.a", *members, "kernels.o"], work)
 
 
@@ -36,7 +34,10 @@ def zig(target: Target) -> list[str]:
 
 
 def compile_c(work: Path, sources: list[str], compiler: list[str]) -> list[str]:
-    """The object files of C sources, by name in `work`. Raises BuildError."""
+    """The object files of C sources, by name in `work`. Raises BuildError.
+
+    zig remembers what it compiled from where: sources are best read where they are always.
+    """
     objects = [f"{Path(name).stem}.o" for name in sources]
     for name, result in zip(sources, objects, strict=True):
         _run([*compiler, *WARNINGS, *FLAGS, "-c", name, "-o", result], work)

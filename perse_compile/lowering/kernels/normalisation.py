@@ -30,12 +30,14 @@ def layer_norm(scope: Scope, node: fx.Node) -> Value:
     square = te.compute(
         outer, lambda *i: te.sum((data(*i, q) - mean(*i)) * (data(*i, q) - mean(*i)), axis=q), name="square"
     )
-    weight = scope.constant(f"{node.name}.weight", scope.weights(weight_node))
-    bias = scope.constant(f"{node.name}.bias", scope.weights(bias_node))
+    if weight_node is not None:
+        weight = scope.constant(f"{node.name}.weight", scope.weights(weight_node))
+        bias = scope.constant(f"{node.name}.bias", scope.weights(bias_node))
 
     def normalised(*i: Any) -> Any:
         variance = square(*i[:-1]) * constant(1.0 / size) + constant(float(eps))
-        return (data(*i) - mean(*i[:-1])) / tirx.sqrt(variance) * weight[i[-1]] + bias[i[-1]]
+        result = (data(*i) - mean(*i[:-1])) / tirx.sqrt(variance)
+        return result if weight_node is None else result * weight[i[-1]] + bias[i[-1]]
 
     scope.schedule = partial(elementwise.schedule_layer_norm, target=scope.target)
     return Value(te.compute(value.shape, normalised, name="normalised"), value.order)
