@@ -36,6 +36,7 @@ from perse_compile.targets import Target
 from perse_compile.trace import trace_model
 
 HOST, ARM = "x86_64-linux", "arm64-android"
+EXITS = 3  # beside the final one
 STEPS = 3
 TRAINING_TOLERANCE = 1e-4  # relative: of the loss, and of the largest weight
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm)
@@ -133,7 +134,7 @@ def enliven(module: fx.GraphModule, spec: InputSpec) -> None:
 
 def with_exits(program: Program, path: Path, note: dict[str, Any]) -> Program:
     """Through all passes, into a file, and out of it again."""
-    run(program, default_pipeline(), [SameFunction()])
+    run(program, default_pipeline(EXITS), [SameFunction()])
     program.save(path)
     loaded = Program.load(path)
     note |= {"nodes": len(loaded.module.graph.nodes), "cuts": len(loaded.cuts), "macs": loaded.exits[-1].macs}

@@ -11,8 +11,8 @@ HEAD = """# Coverage
 Every CNN classifier of torchvision, at its own input size, through the whole path. `make coverage` measures and writes
 this page (`benchmarks/coverage.py`) and goes on where it was stopped; nothing here is written by hand.
 
-- **trace, exits**: seconds to trace the network; to place and insert exits, save the program and load it. Cut points
-  are the places where an exit can be.
+- **trace, exits**: seconds to trace the network; to place and insert three exits before the final one, save the program
+  and load it. Cut points are the places where an exit can be.
 - **host, arm64**: seconds to compile and verify the artifact for `x86_64-linux` and, under the emulator, for
   `arm64-android`; and the greatest difference of any exit's logits to PyTorch's, of the greatest logit: at most 1e-3.
 - **train**: three steps of every head's compiled trainer against PyTorch's autograd and SGD, on both targets: the
