@@ -31,7 +31,7 @@ from perse_compile.errors import PerseError
 from perse_compile.passes import default_pipeline
 from perse_compile.pipeline import run
 from perse_compile.program import InputSpec, Program
-from perse_compile.same_function import SameFunction
+from perse_compile.same_function import SameFunction, noise
 from perse_compile.targets import Target
 from perse_compile.trace import trace_model
 
@@ -109,7 +109,8 @@ def enliven(module: fx.GraphModule, spec: InputSpec) -> None:
 
     Those that a new network has do not: without training the scale of the numbers grows or shrinks from layer to layer
     until some vanish beside others, or rounding is all that is left. Every batch norm takes the statistics of what it
-    sees of the images that building verifies with; scales and shifts of norms, and biases that are zero, become random.
+    sees of the images that passes and builds are verified with; scales and shifts of norms, and biases that are zero,
+    become random.
     """
     generator = torch.Generator().manual_seed(1)
 
@@ -128,7 +129,7 @@ def enliven(module: fx.GraphModule, spec: InputSpec) -> None:
         for parameter_name, parameter in module.named_parameters():
             if parameter_name.endswith("layer_scale"):
                 random(parameter, *LAYER_SCALES)
-        module(normalised(probe_images(spec), spec))
+        module(torch.cat([normalised(probe_images(spec), spec), noise(spec)]))
         module.eval()
 
 
