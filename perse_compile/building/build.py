@@ -131,8 +131,8 @@ def reference_logits(program: Program, images: NDArray[np.uint8]) -> NDArray[np.
 def normalised(images: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
     """As PyTorch wants them: uint8 (N,H,W,C) -> float32 (N,C,H,W)."""
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float()
-    return (pixels / 255 - mean) / std
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    return ((pixels / 255 - mean) / std).clone(memory_format=torch.contiguous_format)  # for whoever uses view
 
 
 def _write_files(network: Network, probes: manifest.Probes, work: Path, fresh: Path, say: Say) -> None:
