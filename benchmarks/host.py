@@ -18,7 +18,7 @@ from perse_compile.program import Program
 from perse_compile.targets import Target
 
 TARGETS = {"x86_64": "x86_64-linux", "aarch64": "arm64-linux"}
-LIBRARY = [str(path) for path in sorted(RUNTIME.glob("*.c")) if path.name not in ("main.c", "npy.c")]
+LIBRARY = [str(path) for path in sorted(RUNTIME.glob("*.c"))]
 
 
 def this_machine() -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,13 @@ Database = Annotated[
     Path | None,
     typer.Option("--database", metavar="FILE", help="What tuning found; tuning.jsonl in your cache by default."),
 ]
+
+
+class Against(str, Enum):
+    """What early answers are measured against."""
+
+    final = "final"
+    factory = "factory"
 
 
 def register(app: typer.Typer) -> None:
@@ -177,6 +185,20 @@ def personalise(
         float | None,
         typer.Option(min=0, max=1, help="Accuracy that early answers may lose: an aim, not a promise."),
     ] = None,
+    against: Annotated[
+        Against | None,
+        typer.Option(
+            help="Whom early answers are measured against: the person's own final exit, or, for speed, the network as built."
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of the mean answer, as a share of the full network's work, whatever accuracy that takes.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the split and the order of images.")] = None,
     threads: Threads = None,
     no_levels: Annotated[
@@ -207,7 +229,8 @@ def personalise(
         return
     if data is None:
         raise DataError("nothing to learn from; give --data DIR, or --rollback, or --reset")
-    options = {"epochs": epochs, "max-drop": max_drop, "seed": seed}
+    options = {"epochs": epochs, "max-drop": max_drop, "max-cost": max_cost, "seed": seed}
+    options["against"] = None if against is None else against.value
     given = {name: str(value) for name, value in options.items() if value is not None}
     if no_levels:
         given["no-levels"] = ""

@@ -22,12 +22,12 @@ HERE = Path(__file__).parent / "runtime"
 RUNTIME = Path(__file__).parent.parent / "perse_compile" / "runtime"
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-LIBRARY = sorted(path for path in RUNTIME.glob("*.c") if path.name not in ("main.c", "npy.c"))
-EXECUTABLE = sorted(RUNTIME.glob("*.c"))
+LIBRARY = sorted(RUNTIME.glob("*.c"))
+EXECUTABLE = [*LIBRARY, *sorted(RUNTIME.glob("program/*.c"))]
 
 
 def compile_c(compiler: list[str], flags: list[str], sources: list[Path], include: Path, out: Path) -> None:
-    command = [*compiler, *WARNINGS, *flags, f"-I{include}", f"-I{RUNTIME}", *map(str, sources)]
+    command = [*compiler, *WARNINGS, *flags, f"-I{include}", f"-I{RUNTIME}", f"-I{RUNTIME}/program", *map(str, sources)]
     command += ["-lm", "-pthread", "-o", str(out)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -11,20 +11,20 @@ from perse_compile.errors import BuildError
 from perse_compile.targets import Target
 
 RUNTIME = Path(__file__).parent.parent / "runtime"
-OF_THE_EXECUTABLE = ("main.o", "npy.o")  # and not of the library
+PROGRAM = RUNTIME / "program"  # what the executable has more than the library
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 FLAGS = ["-O2", "-g0", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections", "-fPIC", "-pthread"]
 
 
 def link(work: Path, target: Target) -> None:
     """Given plan.c and kernels.o in `work`, leave `perse` and `libperse.a` there. Raises BuildError."""
-    sources = [*(str(path) for path in sorted(RUNTIME.glob("*.c"))), "plan.c"]
-    objects = compile_c(work, sources, [*zig(target), f"-I{RUNTIME}"])
-    link_executable(work, [*objects, "kernels.o"], "perse", target)
-    members = [name for name in objects if name not in OF_THE_EXECUTABLE]
+    library, program = (sorted(map(str, folder.glob("*.c"))) for folder in (RUNTIME, PROGRAM))
+    compiler = [*zig(target), f"-I{RUNTIME}"]
+    members = compile_c(work, [*library, "plan.c"], compiler)
+    objects = compile_c(work, program, compiler)
+    link_executable(work, [*objects, *members, "kernels.o"], "perse", target)
     if ndk := _ndk_clang(target):
-        of_library = [source for source, name in zip(sources, objects, strict=True) if name in members]
-        compile_c(work, of_library, [ndk, f"--target={target.machine}-linux-android24", f"-I{RUNTIME}"])
+        compile_c(work, [*library, "plan.c"], [ndk, f"--target={target.machine}-linux-android24", f"-I{RUNTIME}"])
     _run([sys.executable, "-m", "ziglang", "ar", "rcsD", "libperse.a", *members, "kernels.o"], work)
 
 

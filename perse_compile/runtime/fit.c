@@ -192,6 +192,13 @@ static perse_verdict decide(const fit *f) {
     return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
 }
 
+/* Against the factory's final exit, early answers may lose what the person's own is better. */
+static perse_aim aim(const fit *f) {
+    double better = f->report->exits[f->p->plan->exits - 1].accuracy_after - f->factory;
+    bool factory = f->lab.labelled && f->o.against == PERSE_AGAINST_FACTORY && better > 0;
+    return (perse_aim){f->o.max_drop + (factory ? better : 0), f->o.max_cost, f->share};
+}
+
 static perse_status gate(fit *f) {
     const perse_plan *plan = f->p->plan;
     perse_report *r = f->report;
@@ -199,7 +206,7 @@ static perse_status gate(fit *f) {
     PERSE_TRY(fit_tell(f, "gate", 0, 1));
     for (uint32_t i = 0; i < f->samples->count; i++) /* for thresholds the final exit speaks for samples without a label */
         if (f->lab.truth[i] < 0) f->lab.truth[i] = f->after[final + i].label;
-    perse_lab_thresholds(&f->lab, &f->fresh, f->all, f->o.max_drop, f->after);
+    perse_lab_thresholds(&f->lab, &f->fresh, f->all, aim(f), f->after);
     r->before = perse_lab_cascade(&f->lab, &f->p->live, f->judges, f->before, f->share, NULL);
     for (uint32_t e = 0; e < plan->exits; e++) r->exits[e].share_before = f->share[e];
     r->after = perse_lab_cascade(&f->lab, &f->fresh, f->judges, f->after, f->share, f->chosen);
@@ -218,7 +225,8 @@ static perse_status gate(fit *f) {
 static bool options_are_sound(const perse_fit_options *o) {
     return o->epochs > 0 && o->folds >= 2 && o->folds <= FEWEST_LABELS && o->learning_rate > 0 && isfinite(o->learning_rate) &&
            o->momentum >= 0 && o->momentum < 1 && o->decay >= 0 && isfinite(o->decay) && o->teacher_temperature > 0 &&
-           isfinite(o->teacher_temperature) && o->label_weight >= 0 && o->label_weight <= 1 && o->max_drop >= 0 && o->max_drop <= 1;
+           isfinite(o->teacher_temperature) && o->label_weight >= 0 && o->label_weight <= 1 && o->max_drop >= 0 && o->max_drop <= 1 &&
+           o->max_cost >= 0 && o->max_cost <= 1 && (o->against == PERSE_AGAINST_FINAL || o->against == PERSE_AGAINST_FACTORY);
 }
 
 /* What counts as right, the folds, everybody's answers before. lab.teacher is the factory's final exit. */
@@ -239,6 +247,10 @@ static perse_status prepare(fit *f) {
         if (!several) return perse_fail(PERSE_ONE_CLASS, "as the network sees them");
     }
     PERSE_TRY(deal(f));
+    for (uint32_t j = 0; f->lab.labelled && j < f->judges.count; j++) {
+        uint32_t i = f->judges.index[j], classes = p->plan->classes;
+        f->factory += (double)(perse_argmax(f->lab.teacher + (size_t)i * classes, classes) == (uint32_t)f->lab.truth[i]) / f->judges.count;
+    }
     return answers_before(f);
 }
 
@@ -339,7 +351,7 @@ static perse_status find_truth(calibration *a, perse_slice *slice) {
     return slice->count < FEWEST_SAMPLES ? perse_fail(PERSE_TOO_FEW_SAMPLES, "") : PERSE_OK;
 }
 
-static perse_status calibrate(calibration *a, float max_drop, perse_report *r) {
+static perse_status calibrate(calibration *a, perse_aim aim, perse_report *r) {
     perse *p = a->lab.p;
     const perse_plan *plan = p->plan;
     perse_slice slice;
@@ -349,7 +361,8 @@ static perse_status calibrate(calibration *a, float max_drop, perse_report *r) {
     r->before = perse_lab_cascade(&a->lab, &p->live, slice, a->before, a->share, NULL);
     for (uint32_t e = 0; e < plan->exits; e++) r->exits[e].share_before = a->share[e];
     perse_pack_copy(plan, &p->spare, &p->live);
-    PERSE_TRY(perse_lab_calibrate(&a->lab, &p->spare, slice, max_drop, a->after));
+    aim.share = a->share;
+    PERSE_TRY(perse_lab_calibrate(&a->lab, &p->spare, slice, aim, a->after));
     r->after = perse_lab_cascade(&a->lab, &p->spare, slice, a->after, a->share, NULL);
     p->spare.generation++;
     perse_pack_copy(plan, &p->live, &p->spare);
@@ -363,8 +376,10 @@ static perse_status calibrate(calibration *a, float max_drop, perse_report *r) {
     return PERSE_OK;
 }
 
-perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, void *memory, size_t size, perse_report *report) {
-    if (p == NULL || samples == NULL || memory == NULL || report == NULL || report->exits == NULL || !(max_drop >= 0 && max_drop <= 1))
+perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, float max_cost, void *memory, size_t size,
+                             perse_report *report) {
+    if (p == NULL || samples == NULL || memory == NULL || report == NULL || report->exits == NULL || !(max_drop >= 0 && max_drop <= 1) ||
+        !(max_cost >= 0 && max_cost <= 1))
         return perse_fail(PERSE_BAD_ARGUMENT, "");
     calibration a = {0};
     PERSE_TRY(perse_check_samples(p, samples, &a.lab.labelled));
@@ -374,5 +389,5 @@ perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_d
     a.lab.p = p;
     a.lab.samples = samples;
     *report = (perse_report){.labelled = a.lab.labelled, .exits = report->exits, .prior = report->prior};
-    return calibrate(&a, max_drop, report);
+    return calibrate(&a, (perse_aim){max_drop, max_cost, NULL}, report);
 }

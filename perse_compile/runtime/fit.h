@@ -30,6 +30,7 @@ typedef struct {
     uint32_t *index;     /* [count]: the samples that judge, then the others */
     uint32_t *picked;    /* [2][count]: samples that train, samples that do not */
     perse_slice judges, all;
+    double factory; /* accuracy of the factory's final exit, where there are labels */
     void *training;      /* memory of one perse_training */
     size_t training_size;
     uint64_t random;

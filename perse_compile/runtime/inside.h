@@ -191,11 +191,17 @@ perse_status perse_lab_logits(perse_lab *lab, uint32_t exit, const perse_head *h
 double perse_lab_loss(perse_lab *lab, const float *logits, perse_slice slice, double temperature);
 double perse_lab_temperature(perse_lab *lab, const float *logits, perse_slice slice); /* of the least loss */
 
+typedef struct {
+    double max_drop, max_cost;
+    double *share; /* [exits] scratch, where max_cost > 0 */
+} perse_aim;
+
 /* answers: [exits][samples->count] */
 perse_status perse_lab_answers(perse_lab *lab, const perse_pack *pack, perse_slice slice, perse_answer *answers);
-perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, perse_answer *answers);
+perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice slice, perse_aim aim, perse_answer *answers);
 
-void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, const perse_answer *answers);
+/* max_drop: that early answers may lose against the final exit; max_cost: 0, or of the mean answer, whatever it loses. */
+void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, perse_aim aim, const perse_answer *answers);
 
 double perse_lab_accuracy(const perse_lab *lab, perse_slice slice, const perse_answer *answers_of_exit);
 /* chosen: NULL or [samples->count]: the cascade's answers. shares: [exits]. */

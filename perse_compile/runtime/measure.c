@@ -6,7 +6,9 @@
 #include <string.h>
 
 enum { FEWEST_ANSWERS = 4 };    /* that a threshold may rest on */
-static const double DOUBT = 0.5; /* standard errors of the loss that are added to it */
+/* Standard errors of the loss that are added to it. Against a teacher every difference counts as a loss, also those for the
+ * better: that is doubt enough. */
+static const double DOUBT = 0.5, DOUBT_WITH_LABELS = 1.5;
 
 void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, perse_lab *lab) {
     uint64_t table = (uint64_t)count * plan->classes;
@@ -163,21 +165,21 @@ static uint32_t fit_threshold(perse_lab *lab, uint32_t e, uint32_t reached, doub
     for (uint32_t j = 0; j < reached; j++) lab->ranked[j] = (perse_ranked){mine[lab->order[j]].confidence, lab->order[j]};
     qsort(lab->ranked, reached, sizeof *lab->ranked, by_confidence);
     uint32_t accepted = 0;
-    double lost = 0, differ = 0;
+    double lost = 0, differ = 0, doubt = lab->labelled ? DOUBT_WITH_LABELS : DOUBT;
     for (uint32_t j = 0; j < reached; j++) {
         uint32_t i = lab->order[j] = lab->ranked[j].index;
         int loss = (final[i].label == lab->truth[i]) - (mine[i].label == lab->truth[i]);
         lost += loss;
         differ += loss != 0;
         bool tie = j + 1 < reached && lab->ranked[j + 1].key == lab->ranked[j].key;
-        if (!tie && j + 1 >= FEWEST_ANSWERS && lost + DOUBT * sqrt(differ) <= max_drop * (j + 1) + 1e-9) accepted = j + 1;
+        if (!tie && j + 1 >= FEWEST_ANSWERS && lost + doubt * sqrt(differ) <= max_drop * (j + 1) + 1e-9) accepted = j + 1;
     }
     if (accepted * saved_macs(plan, e) <= (double)reached * (double)plan->exit[e].head_macs) return 0;
     *threshold = lab->ranked[accepted - 1].key;
     return accepted;
 }
 
-void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, const perse_answer *answers) {
+static void thresholds_at(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, const perse_answer *answers) {
     uint32_t reached = slice.count, exits = lab->p->plan->exits;
     const perse_answer *final = answers + (size_t)(exits - 1) * lab->samples->count;
     memcpy(lab->order, slice.index, reached * sizeof *lab->order);
@@ -193,14 +195,26 @@ void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, d
     pack->exit[exits - 1].threshold = 1;
 }
 
-perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice slice, double max_drop, perse_answer *answers) {
+void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, perse_aim aim, const perse_answer *answers) {
+    double low = aim.max_drop, high = 1;
+    thresholds_at(lab, pack, slice, low, answers);
+    if (!(aim.max_cost > 0) || perse_lab_cascade(lab, pack, slice, answers, aim.share, NULL).cost <= aim.max_cost) return;
+    for (int i = 0; i < 12; i++) { /* cost falls as more may be lost */
+        double drop = (low + high) / 2;
+        thresholds_at(lab, pack, slice, drop, answers);
+        *(perse_lab_cascade(lab, pack, slice, answers, aim.share, NULL).cost <= aim.max_cost ? &high : &low) = drop;
+    }
+    thresholds_at(lab, pack, slice, high, answers);
+}
+
+perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice slice, perse_aim aim, perse_answer *answers) {
     for (uint32_t e = 0; e < lab->p->plan->exits; e++) {
         perse_pack_entry *entry = &pack->exit[e];
         PERSE_TRY(perse_lab_logits(lab, e, &entry->head, slice, lab->logits));
         entry->temperature = (float)perse_lab_temperature(lab, lab->logits, slice);
         PERSE_TRY(answer_exit(lab, entry, slice, answers + (size_t)e * lab->samples->count));
     }
-    perse_lab_thresholds(lab, pack, slice, max_drop, answers);
+    perse_lab_thresholds(lab, pack, slice, aim, answers);
     return PERSE_OK;
 }
 

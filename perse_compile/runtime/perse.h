@@ -232,12 +232,16 @@ typedef struct {
 /* Called often; not zero stops with PERSE_ABORTED. */
 typedef int (*perse_progress)(void *user, const char *phase, uint32_t done, uint32_t total);
 
+typedef enum { PERSE_AGAINST_FINAL, PERSE_AGAINST_FACTORY } perse_reference;
+
 typedef struct {
     uint32_t epochs, folds;    /* folds, 2 .. 10: every sample is judged by heads that learnt from the other folds only */
     float learning_rate, momentum, decay;
     float teacher_temperature; /* T of the soft targets */
     float label_weight;        /* a: share of the label in a labelled sample's loss, 0 .. 1 */
-    float max_drop;            /* accuracy that early answers may lose against the final exit on the same samples */
+    float max_drop;            /* accuracy that early answers may lose on the same samples, against what is next: */
+    perse_reference against;   /* the person's own final exit or, for speed, the factory's, where labels tell the difference */
+    float max_cost;            /* 0, or the share of the full network's MACs that answers may cost on average, whatever they lose */
     uint64_t seed;
     perse_progress progress;
     void *user;
@@ -293,6 +297,8 @@ typedef struct {
  * the mean of the greatest, and the information, in nats, that an answer carries: the entropy of their mean less the mean
  * of their entropies. A network that no longer understands its images can be as sure as ever that all are one thing; then
  * the information is small. With labels also how often the final exit in use is right. */
+enum { PERSE_ENOUGH_FOR_LEVELS = 100 }; /* images, to tell */
+
 typedef struct {
     double confidence, information;
     uint32_t labelled, right; /* samples with a label; of those */
@@ -318,9 +324,10 @@ size_t perse_estimate_size(const perse *p);
 perse_status perse_estimate_fit(perse *p, uint32_t images, uint32_t samples, const perse_fit_options *options, void *memory, size_t size,
                                 perse_estimate *out);
 
-/* Temperatures and thresholds only, from all of the samples, without a gate. Without labels the final exit is right. */
+/* Temperatures and thresholds only, from all of the samples, without a gate. Without labels the final exit is right.
+ * max_drop and max_cost: as for a fit, against the person's own final exit. */
 size_t perse_calibrate_size(const perse *p, uint32_t count);
-perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, void *memory, size_t size,
+perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, float max_cost, void *memory, size_t size,
                              perse_report *report);
 
 /* ---- several packs ---- */

@@ -18,7 +18,7 @@ EPOCHS = 10  # of what costs are compared
 class Trial:
     """One thing to do, and the key of its record."""
 
-    kind: str  # user, heads, cost, or a baseline
+    kind: str  # user, heads, fast, cost, or a baseline
     seed: int
     user: int
     samples: int | None = None
@@ -79,6 +79,8 @@ class Plan:
                 yield Trial("user", seed, user)
                 for samples, labels in self.settings():
                     yield Trial("heads", seed, user, samples, labels)
+                    if samples == self.most and labels > 0:  # without labels nothing tells how good the network was
+                        yield Trial("fast", seed, user, samples, labels)
                 if seed == 0 and user < self.baseline_users:
                     yield from self._compared(seed, user)
 

@@ -65,6 +65,8 @@ class Replay:
         train = seen_by(user, self.images, "train", samples=trial.samples, labels=trial.labels)
         if trial.kind == "heads":
             return self._personalise(trial, user, train)
+        if trial.kind == "fast":
+            return self._personalise(trial, user, train, {"against": "factory"})
         if trial.kind == "hard":
             return self._personalise(trial, user, self._answered(train))
         with tempfile.TemporaryDirectory(prefix="perse-study-") as folder:
@@ -87,12 +89,16 @@ class Replay:
             "generic": figures(self._watch_generic(seen_by(user, self.images, "test"))),
         }
 
-    def _personalise(self, trial: Trial, user: User, train: Images) -> dict[str, Any]:
+    def _personalise(
+        self, trial: Trial, user: User, train: Images, options: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="perse-study-") as folder:
             own = self._own(folder)
             session = Session(self.artifact, self._device, self._threads)
             try:
-                told = session.personalise(train, {"artifact": str(own), "seed": str(trial.seed + 1)})
+                told = session.personalise(
+                    train, {"artifact": str(own), "seed": str(trial.seed + 1), **(options or {})}
+                )
             except DeviceError as error:
                 if not any(text in str(error) for text in REFUSED):
                     raise

@@ -38,7 +38,11 @@ def summarise(records: Records, plan: Plan) -> dict[str, Any]:
     return {
         "trials": {"done": len(done), "planned": len(wanted)},
         "people": _people(people),
-        "settings": [_setting(samples, labels, rows, people) for samples, labels, rows in groups if rows],
+        "settings": [
+            {**_setting(samples, labels, rows, people), "fast": _fast(_rows(done, "fast", samples, labels), people)}
+            for samples, labels, rows in groups
+            if rows
+        ],
         "cost": _cost(done),
         "baselines": _baselines(done, people, plan),
     }
@@ -87,8 +91,6 @@ def _setting(samples: int, labels: float, rows: list[Row], people: dict[Any, Row
     pairs = [(people[row["seed"], row["user"]], row) for row in rows]
     gains = [row["own"]["accuracy"] - generic(person) for person, row in pairs]
     own = [row["own"] for row in rows]
-    reached = [figures["accuracy"] >= generic(person) for (person, _), figures in zip(pairs, own, strict=True)]
-    ratios = [figures["full_ms"] / figures["ms"] for figures in own]
 
     def of(kind: bool) -> list[float]:
         return [gain for gain, (person, _) in zip(gains, pairs, strict=True) if severe(person) is kind]
@@ -107,14 +109,26 @@ def _setting(samples: int, labels: float, rows: list[Row], people: dict[Any, Row
         "below_built": _share(
             row["own"]["accuracy"] - person["generic"]["accuracy"] < HARM - 1e-9 for person, row in pairs
         ),
-        # who is less accurate than the full network must go on using that
-        "faster": spread(ratio if enough else 1.0 for ratio, enough in zip(ratios, reached, strict=True)),
-        "reached": _share(reached),
+        **_latency(pairs),
         "shares": _shares(own),
         "calibration_error": _calibration(own),
         "drop_met": _share(drop <= MAX_DROP + 1e-9 for drop in drops),
         "curve": _curve(own),
     }
+
+
+def _latency(pairs: list[tuple[Row, Row]]) -> dict[str, Any]:
+    """Of (person, what they ended with). Who is less accurate than the full network must go on using that."""
+    both = [(row["own"], row["own"]["accuracy"] >= generic(person)) for person, row in pairs]
+    ratios = [figures["full_ms"] / figures["ms"] if enough else 1.0 for figures, enough in both]
+    return {"faster": spread(ratios), "reached": _share(enough for _, enough in both)}
+
+
+def _fast(rows: list[Row], people: dict[Any, Row]) -> dict[str, Any] | None:
+    """Of heads whose early answers are only to be as good as the network as built."""
+    pairs = [(people[row["seed"], row["user"]], row) for row in rows]
+    gains = [row["own"]["accuracy"] - generic(person) for person, row in pairs]
+    return {**_latency(pairs), "gain": spread(gains)} if pairs else None
 
 
 def _share(facts: Iterable[bool]) -> float:

@@ -43,7 +43,12 @@ class Observation:
 def link_programs(artifact: Artifact, work: Path) -> None:
     """Leave `watch` and `peak` in `work`, for the artifact's machine. Raises BuildError."""
     target = _target(artifact)
-    for source in (*PROGRAM.glob("*.c"), RUNTIME / "npy.c", *RUNTIME.glob("*.h"), artifact.folder / LIBRARY):
+    for source in (
+        *PROGRAM.glob("*.c"),
+        *RUNTIME.glob("program/npy.[ch]"),
+        *RUNTIME.glob("*.h"),
+        artifact.folder / LIBRARY,
+    ):
         shutil.copyfile(source, work / source.name)
     objects = compile_c(work, ["watch.c", "npy.c", "peak.c"], zig(target))
     link_executable(work, [*objects[:2], LIBRARY], "watch", target)

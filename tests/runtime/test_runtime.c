@@ -562,8 +562,8 @@ static void test_refusals(void) {
     CHECK(r.verdict != PERSE_BETTER);
     perse_samples samples = {USERS, features, labels};
     EXPECT(PERSE_OUT_OF_MEMORY, perse_fit(p, &samples, &o, kept, perse_pack_bytes(p->plan), &r));
-    EXPECT(PERSE_OUT_OF_MEMORY, perse_calibrate(p, &samples, 0, kept, 1, &r));
-    EXPECT(PERSE_BAD_ARGUMENT, perse_calibrate(p, &samples, 2, kept, 1, &r));
+    EXPECT(PERSE_OUT_OF_MEMORY, perse_calibrate(p, &samples, 0, 0, kept, 1, &r));
+    EXPECT(PERSE_BAD_ARGUMENT, perse_calibrate(p, &samples, 2, 0, kept, 1, &r));
     CHECK(sizeof(size_t) > 4 || perse_fit_size(p, UINT32_MAX) == SIZE_MAX);
     EXPECT(PERSE_OK, perse_save_pack(p)); /* nothing changed in memory either */
     CHECK(same_file("heads.pack", before, size));
@@ -639,16 +639,16 @@ static void test_calibrate(void) {
     void *block = malloc(size);
     perse_samples samples = {USERS, features, labels};
     perse_report r = {.exits = exit_reports};
-    EXPECT(PERSE_OK, perse_calibrate(p, &samples, 0.05f, block, size, &r));
+    EXPECT(PERSE_OK, perse_calibrate(p, &samples, 0.05f, 0, block, size, &r));
     CHECK(r.after.accuracy >= exit_reports[EXITS - 1].accuracy_after - 0.05 && r.after.cost < 1);
     for (int e = 0; e < EXITS; e++) CHECK(exit_reports[e].temperature >= 0.05f && exit_reports[e].temperature <= 20);
     EXPECT(PERSE_OK, perse_save_pack(p));
     EXPECT(PERSE_OK, perse_load_pack(p));
     samples.labels = NULL;
-    EXPECT(PERSE_OK, perse_calibrate(p, &samples, 0.01f, block, size, &r));
+    EXPECT(PERSE_OK, perse_calibrate(p, &samples, 0.01f, 0, block, size, &r));
     CHECK(exit_reports[EXITS - 1].accuracy_after == 1 && r.after.accuracy >= 0.99);
     samples.count = 5;
-    EXPECT(PERSE_TOO_FEW_SAMPLES, perse_calibrate(p, &samples, 0.01f, block, size, &r));
+    EXPECT(PERSE_TOO_FEW_SAMPLES, perse_calibrate(p, &samples, 0.01f, 0, block, size, &r));
     free(block);
     perse_close(p);
 }
