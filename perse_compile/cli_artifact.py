@@ -188,7 +188,7 @@ def personalise(
     against: Annotated[
         Against | None,
         typer.Option(
-            help="Whom early answers are measured against: the person's own final exit, or, for speed, the network as built."
+            help="What early answers are measured against: the person's own final exit or, for speed, the network as built."
         ),
     ] = None,
     max_cost: Annotated[
@@ -229,7 +229,12 @@ def personalise(
         return
     if data is None:
         raise DataError("nothing to learn from; give --data DIR, or --rollback, or --reset")
-    options = {"epochs": epochs, "max-drop": max_drop, "max-cost": max_cost, "seed": seed}
+    options: dict[str, float | str | None] = {
+        "epochs": epochs,
+        "max-drop": max_drop,
+        "max-cost": max_cost,
+        "seed": seed,
+    }
     options["against"] = None if against is None else against.value
     given = {name: str(value) for name, value in options.items() if value is not None}
     if no_levels:
