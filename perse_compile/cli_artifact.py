@@ -188,7 +188,7 @@ def personalise(
     against: Annotated[
         Against | None,
         typer.Option(
-            help="What early answers are measured against: the person's own final exit or, for speed, the network as built."
+            help="What early answers must match: the person's own final exit or, for speed, the network as built."
         ),
     ] = None,
     max_cost: Annotated[
