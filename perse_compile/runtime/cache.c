@@ -50,11 +50,17 @@ uint16_t perse_to_half(float value) {
     return (uint16_t)(sign | (half + (lost > middle || (lost == middle && (half & 1) != 0))));
 }
 
-float perse_from_half(uint16_t half) {
-    uint32_t rest = half & 0x7FFFu, bits = (rest << 13) + 0x38000000u;
-    float value = (float)rest * 0x1p-24f; /* exact: below the smallest normal half */
-    if (rest >= 0x400u) memcpy(&value, &bits, sizeof value);
-    return half & 0x8000u ? -value : value;
+void perse_to_halves(const float *from, uint16_t *to, size_t count) {
+    for (size_t i = 0; i < count; i++) to[i] = perse_to_half(from[i]);
+}
+
+void perse_from_halves(const uint16_t *from, float *to, size_t count) {
+    for (size_t i = 0; i < count; i++) to[i] = perse_from_half(from[i]);
+}
+
+void perse_sample_features(const perse_samples *s, size_t at, uint32_t count, float *to) {
+    if (s->features != NULL) memcpy(to, s->features + at, count * sizeof *to);
+    else perse_from_halves(s->halves + at, to, count);
 }
 
 /* ---- memory ---- */

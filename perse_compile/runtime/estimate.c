@@ -141,7 +141,7 @@ static perse_status count_up(probe *q, const perse_fit_options *o, perse_estimat
 
 static uint64_t memory_of(const perse *p, uint32_t images, uint32_t samples) {
     const perse_plan *plan = p->plan;
-    uint64_t features = (uint64_t)samples * p->features * sizeof(float), pixels = (uint64_t)plan->height * plan->width * plan->channels;
+    uint64_t features = (uint64_t)samples * p->features * sizeof(uint16_t), pixels = (uint64_t)plan->height * plan->width * plan->channels;
     return perse_memory_size(p->threads) + plan->backbone_size + perse_fit_size(p, samples) + features + images * pixels;
 }
 

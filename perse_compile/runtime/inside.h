@@ -4,6 +4,9 @@
 #include "perse.h"
 #include "plan.h"
 
+#include <math.h>
+#include <string.h>
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "files are little-endian and used as they are");
 
 /* ---- memory: one block of the caller's, carved into 64-byte aligned pieces. A first pass with base NULL counts. ---- */
@@ -54,7 +57,23 @@ uint64_t perse_random(uint64_t *state);
 /* ---- cache.c: half precision, to nearest, ties to even; beyond 65504 the greatest half ---- */
 
 uint16_t perse_to_half(float value);
-float perse_from_half(uint16_t half);
+static inline float perse_from_half(uint16_t half) {
+    uint32_t rest = half & 0x7FFFu, bits = (rest << 13) + 0x38000000u;
+    float value = (float)rest * 0x1p-24f; /* exact: below the smallest normal half */
+    if (rest >= 0x400u) memcpy(&value, &bits, sizeof value);
+    return half & 0x8000u ? -value : value;
+}
+
+/* Features from `at` on of all that samples have. */
+static inline bool perse_feature_is_sound(const perse_samples *s, size_t at) {
+    return s->features != NULL ? isfinite(s->features[at]) : (s->halves[at] & 0x7C00u) != 0x7C00u;
+}
+
+static inline float perse_feature(const perse_samples *s, size_t at) {
+    return s->features != NULL ? s->features[at] : perse_from_half(s->halves[at]);
+}
+
+void perse_sample_features(const perse_samples *s, size_t at, uint32_t count, float *to);
 
 /* ---- threads.c ---- */
 

@@ -24,10 +24,10 @@ static void standardise(fit *f, uint32_t e) {
     double typical = 0;
     for (uint32_t i = 0; i < x->features; i++) {
         double sum = 0, squares = 0;
-        for (uint32_t j = 0; j < f->all.count; j++) sum += f->samples->features[(size_t)j * f->p->features + offset + i];
+        for (uint32_t j = 0; j < f->all.count; j++) sum += perse_feature(f->samples, (size_t)j * f->p->features + offset + i);
         f->mean[i] = sum / f->all.count;
         for (uint32_t j = 0; j < f->all.count; j++) {
-            double d = f->samples->features[(size_t)j * f->p->features + offset + i] - f->mean[i];
+            double d = perse_feature(f->samples, (size_t)j * f->p->features + offset + i) - f->mean[i];
             squares += d * d;
         }
         f->deviation[i] = sqrt(squares / f->all.count) * fabs((double)head->scale[i]);
@@ -67,8 +67,7 @@ static void fill_row(fit *f, perse_training *t, uint32_t j, uint32_t i, double e
     int32_t label = fit_label(f, i);
     double temperature = f->o.teacher_temperature;
     weights w = weights_of(f, i, labels_only);
-    memcpy(t->features + (size_t)j * t->plan->features, f->samples->features + (size_t)i * f->p->features + offset,
-           t->plan->features * sizeof(float));
+    perse_sample_features(f->samples, (size_t)i * f->p->features + offset, t->plan->features, t->features + (size_t)j * t->plan->features);
     if (!labels_only) perse_probabilities(f->lab.teacher + (size_t)i * classes, classes, temperature, f->soft);
     for (uint32_t k = 0; k < classes; k++) {
         t->hard[(size_t)j * classes + k] = (int32_t)k == label ? (float)(w.hard * each) : 0;

@@ -129,7 +129,7 @@ static perse_status answer(perse *p, const perse_pack_entry *entry, const float 
 static double information(double share) { return share > 0 ? -share * log(share) : 0; }
 
 perse_status perse_measure_final(perse *p, const perse_samples *samples, perse_final *out) {
-    if (p == NULL || samples == NULL || samples->count == 0 || samples->features == NULL || out == NULL)
+    if (p == NULL || samples == NULL || samples->count == 0 || (samples->features == NULL && samples->halves == NULL) || out == NULL)
         return perse_fail(PERSE_BAD_ARGUMENT, "");
     uint32_t final = p->plan->exits - 1, offset = perse_feature_offset(p->plan, final);
     int label;
@@ -138,7 +138,8 @@ perse_status perse_measure_final(perse *p, const perse_samples *samples, perse_f
     memset(p->share, 0, p->plan->classes * sizeof *p->share);
     PERSE_TRY(perse_factory(p, &p->spare));
     for (uint32_t i = 0; i < samples->count; i++) {
-        const float *features = samples->features + (size_t)i * p->features + offset;
+        float *features = p->feature;
+        perse_sample_features(samples, (size_t)i * p->features + offset, p->plan->exit[final].features, features);
         for (uint32_t j = 0; j < p->plan->exit[final].features; j++)
             if (!isfinite(features[j])) return perse_fail(PERSE_NAN_INPUT, "features");
         PERSE_TRY(answer(p, &p->spare.exit[final], features, &label, &confidence));

@@ -8,7 +8,7 @@
 enum { FEWEST_ANSWERS = 4 };    /* that a threshold may rest on */
 /* Standard errors of the loss that are added to it. Against a teacher every difference counts as a loss, also those for the
  * better: that is doubt enough. */
-static const double DOUBT = 0.5, DOUBT_WITH_LABELS = 1.5;
+static const double DOUBT = 0.5, DOUBT_WITH_LABELS = 2;
 
 void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, perse_lab *lab) {
     uint64_t table = (uint64_t)count * plan->classes;
@@ -21,7 +21,7 @@ void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, pe
 }
 
 perse_status perse_check_samples(const perse *p, const perse_samples *s, bool *labelled) {
-    if (s->count > 0 && s->features == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "features");
+    if (s->count > 0 && s->features == NULL && s->halves == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "features");
     int32_t first = -1;
     bool several = false;
     for (uint32_t i = 0; s->labels != NULL && i < s->count; i++) {
@@ -31,7 +31,7 @@ perse_status perse_check_samples(const perse *p, const perse_samples *s, bool *l
         several = several || (label >= 0 && label != first);
     }
     for (uint64_t i = 0; i < (uint64_t)s->count * p->features; i++)
-        if (!isfinite(s->features[i])) return perse_fail(PERSE_NAN_INPUT, "features");
+        if (!perse_feature_is_sound(s, i)) return perse_fail(PERSE_NAN_INPUT, "features");
     *labelled = first >= 0;
     return first >= 0 && !several ? perse_fail(PERSE_ONE_CLASS, "labels") : PERSE_OK;
 }
@@ -57,8 +57,8 @@ perse_status perse_lab_logits(perse_lab *lab, uint32_t exit, const perse_head *h
     uint32_t offset = perse_feature_offset(lab->p->plan, exit);
     for (uint32_t j = 0; j < slice.count; j++) {
         uint32_t i = slice.index[j];
-        const float *features = lab->samples->features + (size_t)i * lab->p->features + offset;
-        PERSE_TRY(perse_apply_head(lab->p, exit, head, features, row(lab, out, i)));
+        perse_sample_features(lab->samples, (size_t)i * lab->p->features + offset, lab->p->plan->exit[exit].features, lab->p->feature);
+        PERSE_TRY(perse_apply_head(lab->p, exit, head, lab->p->feature, row(lab, out, i)));
     }
     return PERSE_OK;
 }

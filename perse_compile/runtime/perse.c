@@ -334,7 +334,7 @@ perse_status perse_features_u8(perse *p, const uint8_t *image, float *features) 
 perse_status perse_features_f32(perse *p, const float *image, float *features) { return extract(p, NULL, image, features); }
 
 perse_status perse_apply_head(perse *p, uint32_t exit, const perse_head *head, const float *features, float *logits) {
-    memcpy(p->feature, features, p->plan->exit[exit].features * sizeof(float));
+    if (features != p->feature) memcpy(p->feature, features, p->plan->exit[exit].features * sizeof(float));
     perse_pool_enter(p->pool);
     perse_status status = kernel(p->plan->exit[exit].head(p->arena, p->feature, head, p->logits));
     perse_pool_leave();

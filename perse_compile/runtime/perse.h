@@ -227,7 +227,12 @@ typedef struct {
     uint32_t count;
     const float *features; /* [count][features] */
     const int32_t *labels; /* [count], -1 = unknown; NULL = all unknown */
+    const uint16_t *halves; /* [count][features] in half precision, where features is NULL: half the memory, as good for heads */
 } perse_samples;
+
+/* To the nearest half; what is beyond them becomes the greatest. */
+void perse_to_halves(const float *from, uint16_t *to, size_t count);
+void perse_from_halves(const uint16_t *from, float *to, size_t count);
 
 /* Called often; not zero stops with PERSE_ABORTED. */
 typedef int (*perse_progress)(void *user, const char *phase, uint32_t done, uint32_t total);

@@ -5,7 +5,7 @@
 #include "fit.h"
 
 enum { PRIOR_ROUNDS = 200 };
-static const double PRIOR_TRUST = 0.5; /* share of the correction that is used: nearly all of the gain, half of the harm */
+static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
 
 static void scale_rows(float *logits, size_t count, double temperature) {
     for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);

@@ -1,7 +1,7 @@
 /* camera.c - whether the camera is corrected before its images are learnt from. */
 #include "program.h"
 
-static const double TELLS_MORE = 0.1; /* nats that a correction must add to what an answer tells */
+static const double TELLS_MORE = 0.05; /* nats that a correction must add to what an answer tells */
 
 void undo_camera(perse *p, const camera *c) {
     if (perse_set_levels(p, c->before) != PERSE_OK) check(perse_set_levels(p, NULL));
@@ -63,12 +63,12 @@ static void look(const options *o, perse *p, const images *all, float *features,
         check(perse_features_u8(p, image_at(all, i), features + count * each));
         labels[count++] = labelled ? all->labels[i] : -1;
     }
-    check(perse_measure_final(p, &(perse_samples){count, features, labels}, out));
+    check(perse_measure_final(p, &(perse_samples){count, features, labels, NULL}, out));
 }
 
 /* Features as the images are, or with the camera's levels if answers then tell more and, where there are labels, are not
  * more often wrong. */
-float *choose_features(const options *o, perse *p, const images *all, camera *c) {
+uint16_t *choose_features(const options *o, perse *p, const images *all, camera *c) {
     if (!try_camera(o, p, all, c)) return extract_features(o, p, all);
     uint32_t some = all->count < PERSE_ENOUGH_FOR_LEVELS ? all->count : PERSE_ENOUGH_FOR_LEVELS;
     float *features = take_memory(some * (size_t)perse_get_info(p).features * sizeof *features);

@@ -72,14 +72,17 @@ void end_progress(const options *o) {
 }
 
 /* The backbone runs once per image; everything after works on what it left here. */
-float *extract_features(const options *o, perse *p, const images *all) {
+uint16_t *extract_features(const options *o, perse *p, const images *all) {
     size_t each = perse_get_info(p).features;
-    if (each * sizeof(float) > SIZE_MAX / all->count) fail("not enough memory", o->file, "give fewer images");
-    float *features = take_memory(all->count * each * sizeof *features);
+    if (each * sizeof(uint16_t) > SIZE_MAX / all->count) fail("not enough memory", o->file, "give fewer images");
+    uint16_t *features = take_memory(all->count * each * sizeof *features);
+    float *row = take_memory(each * sizeof *row);
     for (uint32_t i = 0; i < all->count; i++) {
         show_progress((void *)(uintptr_t)o, "features", i, all->count);
-        check(perse_features_u8(p, image_at(all, i), features + i * each));
+        check(perse_features_u8(p, image_at(all, i), row));
+        perse_to_halves(row, features + i * each, each);
     }
     show_progress((void *)(uintptr_t)o, "features", all->count, all->count);
+    free(row);
     return features;
 }

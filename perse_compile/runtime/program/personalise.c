@@ -38,23 +38,31 @@ static void print_budget(const options *o, const perse_report *r) {
         say(o, "a mean cost of %.1f%% cannot be had: the first exit alone costs more\n", 100 * (double)o->fit.max_cost);
 }
 
-static perse_samples samples_of(const images *all, const float *features) { return (perse_samples){all->count, features, all->labels}; }
+static perse_samples samples_of(const images *all, const uint16_t *features) { return (perse_samples){all->count, NULL, all->labels, features}; }
 
 /* The new images go to the cache, and what it then holds is what is learnt from. */
-static perse_samples through_cache(const options *o, perse *p, const images *all, const float *features, perse_cache_info *info) {
+static perse_samples through_cache(const options *o, perse *p, const images *all, const uint16_t *features, perse_cache_info *info) {
     size_t each = perse_get_info(p).features, size = perse_cache_size(p, o->budget);
     perse_cache *c;
     void *memory = take_memory(size);
+    float *row = take_memory(each * sizeof *row);
     check(perse_cache_open(p, o->cache_file, o->budget, memory, size, &c));
-    for (uint32_t i = 0; i < all->count; i++) check(perse_cache_add(c, features + i * each, all->labels != NULL ? all->labels[i] : -1));
+    for (uint32_t i = 0; i < all->count; i++) {
+        perse_from_halves(features + i * each, row, each);
+        check(perse_cache_add(c, row, all->labels != NULL ? all->labels[i] : -1));
+    }
     check(perse_cache_save(c));
     *info = perse_get_cache_info(c);
-    float *kept = take_memory(info->samples * each * sizeof *kept);
+    uint16_t *kept = take_memory(info->samples * each * sizeof *kept);
     int32_t *labels = take_memory(info->samples * sizeof *labels);
-    for (uint32_t i = 0; i < info->samples; i++) check(perse_cache_get(c, i, kept + i * each, &labels[i]));
+    for (uint32_t i = 0; i < info->samples; i++) {
+        check(perse_cache_get(c, i, row, &labels[i]));
+        perse_to_halves(row, kept + i * each, each);
+    }
+    free(row);
     perse_cache_close(c);
     free(memory);
-    return (perse_samples){info->samples, kept, labels};
+    return (perse_samples){info->samples, NULL, labels, kept};
 }
 
 static void print_cache(const options *o, const perse_cache_info *c) {
@@ -145,7 +153,8 @@ int personalise(const options *o) {
     if (!o->json) print_estimate(o, NULL, &expected);
     double start = now();
     camera c;
-    float *features = choose_features(o, p, &all, &c);
+    uint16_t *features = choose_features(o, p, &all, &c);
+    npy_close(&all.file); /* its pages are free for what follows */
     perse_cache_info cached = {0};
     perse_samples samples = o->cache ? through_cache(o, p, &all, features, &cached) : samples_of(&all, features);
     perse_report r = {.exits = take_memory(i.exits * sizeof *r.exits), .prior = take_memory(i.classes * sizeof *r.prior)};
@@ -157,7 +166,7 @@ int personalise(const options *o) {
     double seconds = (now() - start) * 1e-3; /* without the disk's */
     if (live) check(perse_save_pack(p));
     end_progress(o);
-    const outcome found = {&r, &c, &expected, &cached, live, alone, (double)samples.count * i.features * sizeof(float), seconds};
+    const outcome found = {&r, &c, &expected, &cached, live, alone, (double)samples.count * i.features * sizeof *features, seconds};
     print_personalised(o, p, &found);
     free(features), free(memory);
     perse_close(p);
@@ -168,7 +177,8 @@ int calibrate(const options *o) {
     perse *p = open_heads(o, 0);
     perse_info i = perse_get_info(p);
     images all = open_images(o, p);
-    float *features = extract_features(o, p, &all);
+    uint16_t *features = extract_features(o, p, &all);
+    npy_close(&all.file);
     perse_samples samples = samples_of(&all, features);
     perse_report r = {.exits = take_memory(i.exits * sizeof *r.exits)};
     size_t size = perse_calibrate_size(p, all.count);

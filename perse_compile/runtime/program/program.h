@@ -65,7 +65,7 @@ void open_npy(npy *out, const char *path);
 void check_shape(const npy *file, const perse_info *i, int batch, const char *path);
 images open_images(const options *o, const perse *p);
 const uint8_t *image_at(const images *all, uint32_t i);
-float *extract_features(const options *o, perse *p, const images *all); /* [images][features] */
+uint16_t *extract_features(const options *o, perse *p, const images *all); /* [images][features], in half precision */
 int show_progress(void *user, const char *phase, uint32_t done, uint32_t total); /* user: options */
 void end_progress(const options *o);
 
@@ -78,7 +78,7 @@ typedef struct {
     perse_final plain, corrected;
 } camera;
 
-float *choose_features(const options *o, perse *p, const images *all, camera *c);
+uint16_t *choose_features(const options *o, perse *p, const images *all, camera *c);
 void undo_camera(perse *p, const camera *c);
 void print_camera(const options *o, const perse *p, const camera *c, bool live);
 perse_cache_info look_in_cache(const options *o, perse *p);
