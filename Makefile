@@ -13,7 +13,7 @@ demo: setup system
 	$(BIN)/python examples/demo.py
 
 test: setup system lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

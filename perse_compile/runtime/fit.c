@@ -35,7 +35,6 @@ static void carve_fit(perse_carver *c, const perse_plan *plan, uint32_t count, f
     f->mean = perse_carve(c, widest, sizeof *f->mean);
     f->deviation = perse_carve(c, widest, sizeof *f->deviation);
     f->share = perse_carve(c, plan->exits, sizeof *f->share);
-    f->chosen = perse_carve(c, count, sizeof *f->chosen);
     f->before = perse_carve(c, answers, sizeof *f->before);
     f->after = perse_carve(c, answers, sizeof *f->after);
     f->likely_before = perse_carve(c, answers, sizeof *f->likely_before);
@@ -139,19 +138,21 @@ static perse_status choose_head(fit *f, uint32_t e) {
 
 /* ---- the gate ---- */
 
-/* Are answers and labels related at all (Cohen's kappa, three standard deviations above chance)? */
+/* Are answers and labels related at all (Cohen's kappa, three standard deviations above chance)? Those of the final exit:
+ * no threshold was chosen for them, and nobody taught it who knew other samples' labels. */
 static bool beats_chance(const fit *f) {
     uint32_t n = f->judges.count;
+    const perse_answer *answers = f->after + (size_t)(f->p->plan->exits - 1) * f->samples->count;
     double chance = 0, right = 0;
     for (uint32_t k = 0; k < f->p->plan->classes; k++) {
         double said = 0, true_ = 0;
         for (uint32_t j = 0; j < n; j++) {
-            said += f->chosen[f->judges.index[j]] == (int32_t)k;
+            said += answers[f->judges.index[j]].label == (int)k;
             true_ += f->lab.truth[f->judges.index[j]] == (int32_t)k;
         }
         chance += said / n * true_ / n;
     }
-    for (uint32_t j = 0; j < n; j++) right += f->chosen[f->judges.index[j]] == f->lab.truth[f->judges.index[j]];
+    for (uint32_t j = 0; j < n; j++) right += answers[f->judges.index[j]].label == f->lab.truth[f->judges.index[j]];
     return right / n > chance + 3 * sqrt(chance * (1 - chance) / n);
 }
 
@@ -207,9 +208,9 @@ static perse_status gate(fit *f) {
     for (uint32_t i = 0; i < f->samples->count; i++) /* for thresholds the final exit speaks for samples without a label */
         if (f->lab.truth[i] < 0) f->lab.truth[i] = f->after[final + i].label;
     perse_lab_thresholds(&f->lab, &f->fresh, f->all, aim(f), f->after);
-    r->before = perse_lab_cascade(&f->lab, &f->p->live, f->judges, f->before, f->share, NULL);
+    r->before = perse_lab_cascade(&f->lab, &f->p->live, f->judges, f->before, f->share);
     for (uint32_t e = 0; e < plan->exits; e++) r->exits[e].share_before = f->share[e];
-    r->after = perse_lab_cascade(&f->lab, &f->fresh, f->judges, f->after, f->share, f->chosen);
+    r->after = perse_lab_cascade(&f->lab, &f->fresh, f->judges, f->after, f->share);
     for (uint32_t e = 0; e < plan->exits; e++) {
         r->exits[e].share_after = f->share[e];
         r->exits[e].enabled = f->fresh.exit[e].enabled;
@@ -358,12 +359,12 @@ static perse_status calibrate(calibration *a, perse_aim aim, perse_report *r) {
     PERSE_TRY(find_truth(a, &slice));
     PERSE_TRY(perse_lab_answers(&a->lab, &p->live, slice, a->before));
     r->judged = slice.count;
-    r->before = perse_lab_cascade(&a->lab, &p->live, slice, a->before, a->share, NULL);
+    r->before = perse_lab_cascade(&a->lab, &p->live, slice, a->before, a->share);
     for (uint32_t e = 0; e < plan->exits; e++) r->exits[e].share_before = a->share[e];
     perse_pack_copy(plan, &p->spare, &p->live);
     aim.share = a->share;
     PERSE_TRY(perse_lab_calibrate(&a->lab, &p->spare, slice, aim, a->after));
-    r->after = perse_lab_cascade(&a->lab, &p->spare, slice, a->after, a->share, NULL);
+    r->after = perse_lab_cascade(&a->lab, &p->spare, slice, a->after, a->share);
     p->spare.generation++;
     perse_pack_copy(plan, &p->live, &p->spare);
     for (uint32_t e = 0; e < plan->exits; e++) {

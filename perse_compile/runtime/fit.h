@@ -22,7 +22,6 @@ typedef struct {
     double *mean;        /* [features of the widest exit] */
     double *deviation;   /* likewise */
     double *share;       /* [exits] */
-    int32_t *chosen;     /* [count] */
     perse_answer *before, *after;         /* [exits][count] */
     float *likely_before, *likely_after;  /* [exits][count] probability of what is right */
     fit_ticket *tickets; /* [count] */

@@ -223,7 +223,7 @@ perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice s
 void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, perse_aim aim, const perse_answer *answers);
 
 double perse_lab_accuracy(const perse_lab *lab, perse_slice slice, const perse_answer *answers_of_exit);
-/* chosen: NULL or [samples->count]: the cascade's answers. shares: [exits]. */
+/* shares: [exits] */
 perse_figures perse_lab_cascade(const perse_lab *lab, const perse_pack *pack, perse_slice slice, const perse_answer *answers,
-                                double *shares, int32_t *chosen);
+                                double *shares);
 #endif

@@ -7,8 +7,8 @@
 
 enum { FEWEST_ANSWERS = 4 };    /* that a threshold may rest on */
 /* Standard errors of the loss that are added to it. Against a teacher every difference counts as a loss, also those for the
- * better: that is doubt enough. */
-static const double DOUBT = 0.5, DOUBT_WITH_LABELS = 2;
+ * better: that is some doubt already. */
+static const double DOUBT = 1.5, DOUBT_WITH_LABELS = 2;
 
 void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, perse_lab *lab) {
     uint64_t table = (uint64_t)count * plan->classes;
@@ -198,11 +198,11 @@ static void thresholds_at(perse_lab *lab, perse_pack *pack, perse_slice slice, d
 void perse_lab_thresholds(perse_lab *lab, perse_pack *pack, perse_slice slice, perse_aim aim, const perse_answer *answers) {
     double low = aim.max_drop, high = 1;
     thresholds_at(lab, pack, slice, low, answers);
-    if (!(aim.max_cost > 0) || perse_lab_cascade(lab, pack, slice, answers, aim.share, NULL).cost <= aim.max_cost) return;
+    if (!(aim.max_cost > 0) || perse_lab_cascade(lab, pack, slice, answers, aim.share).cost <= aim.max_cost) return;
     for (int i = 0; i < 12; i++) { /* cost falls as more may be lost */
         double drop = (low + high) / 2;
         thresholds_at(lab, pack, slice, drop, answers);
-        *(perse_lab_cascade(lab, pack, slice, answers, aim.share, NULL).cost <= aim.max_cost ? &high : &low) = drop;
+        *(perse_lab_cascade(lab, pack, slice, answers, aim.share).cost <= aim.max_cost ? &high : &low) = drop;
     }
     thresholds_at(lab, pack, slice, high, answers);
 }
@@ -219,7 +219,7 @@ perse_status perse_lab_calibrate(perse_lab *lab, perse_pack *pack, perse_slice s
 }
 
 perse_figures perse_lab_cascade(const perse_lab *lab, const perse_pack *pack, perse_slice slice, const perse_answer *answers,
-                                double *shares, int32_t *chosen) {
+                                double *shares) {
     const perse_plan *plan = lab->p->plan;
     double macs = 0, right = 0, each = slice.count > 0 ? 1.0 / slice.count : 0;
     for (uint32_t e = 0; e < plan->exits; e++) shares[e] = 0;
@@ -234,7 +234,6 @@ perse_figures perse_lab_cascade(const perse_lab *lab, const perse_pack *pack, pe
             if (!final && a->confidence < pack->exit[e].threshold) continue;
             shares[e] += each;
             right += a->label == lab->truth[i];
-            if (chosen != NULL) chosen[i] = a->label;
             break;
         }
     }

@@ -1,0 +1,217 @@
+"""What becomes of people whose images or labels are not what personalising hopes for.
+
+    python benchmarks/robustness.py ARTIFACT IMAGES.npz [--users 20] [--seeds 3] [--test 300] [--jobs 1] [--json FILE]
+
+IMAGES.npz: labelled images that the network never saw. People are those of the `report` population; each is tried in
+every trouble. An artifact's heads must never get worse than they were by more than half a point; with T test images the
+comparison of two heads has a standard error of about sqrt(share of answers that differ / T), so that some people are
+below that by chance: the table says how many are below it by more than two standard errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perse_compile.artifact import open_artifact
+from perse_compile.devices import LocalDevice
+from perse_compile.manifest import BACKBONE
+from perse_compile.personalise.data import Images, read_images
+from perse_compile.personalise.shifts import Shift
+from perse_compile.personalise.users import POPULATIONS, Sizes, User, seen_by, simulate
+from perse_compile.study.watch import link_programs, watch
+
+TRAIN = 300
+OTHER_CAMERA = Shift(contrast=1, rotation=0.7, noise=0.5)
+HARM = -0.005
+
+Trouble = Callable[[User, Images, np.random.Generator], tuple[Images, User]]  # what is learnt from, who is tested
+
+
+def wrong_labels(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    """One label in five is another of the person's classes."""
+    train = seen_by(user, images, "train")
+    assert train.labels is not None
+    labels = train.labels.copy()
+    for at in random.permutation(len(labels))[: len(labels) // 5]:
+        labels[at] = random.choice([label for label in user.classes if label != labels[at]])
+    return replace(train, labels=labels), user
+
+
+def random_labels(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    train = seen_by(user, images, "train")
+    assert train.labels is not None
+    return replace(train, labels=random.permutation(train.labels)), user
+
+
+def five_samples(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    return seen_by(user, images, "train", samples=5), user
+
+
+def five_labels(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    return seen_by(user, images, "train", labels=5 / TRAIN), user
+
+
+def one_class(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    return _of_one_class(user, images, True)
+
+
+def one_class_unlabelled(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    """Measured on that class, which is all that this person meets."""
+    return _of_one_class(user, images, False)
+
+
+def like_training(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    """A person with all classes and the camera of the training images."""
+    return _generic(user, images, 1.0)
+
+
+def like_training_unlabelled(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    return _generic(user, images, 0.0)
+
+
+def two_cameras(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    """Every other training image came from another camera; the tests are all of the person's own."""
+    return _mixed(user, images, 1.0)
+
+
+def two_cameras_unlabelled(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    return _mixed(user, images, 0.0)
+
+
+TROUBLES: tuple[Trouble, ...] = (
+    wrong_labels, random_labels, five_samples, five_labels, one_class, one_class_unlabelled, like_training,
+    like_training_unlabelled, two_cameras, two_cameras_unlabelled,
+)  # fmt: skip
+
+
+def _of_one_class(user: User, images: Images, labelled: bool) -> tuple[Images, User]:
+    assert images.labels is not None
+    only = user.classes[0]
+    splits = {name: places[images.labels[places] == only] for name, places in user.splits.items()}
+    alone = replace(user, splits=splits)
+    return seen_by(alone, images, "train", labels=1.0 if labelled else 0.0), alone
+
+
+def _generic(user: User, images: Images, labels: float) -> tuple[Images, User]:
+    """Their own draws, but of all classes alike: images that no other user of the same number gets."""
+    assert images.labels is not None
+    places = np.random.default_rng(user.seed).permutation(len(images.labels))
+    test = len(user.splits["test"])
+    same = replace(user, shift=Shift(), splits={"train": places[:TRAIN], "test": places[TRAIN : TRAIN + test]})
+    return seen_by(same, images, "train", labels=labels), same
+
+
+def _mixed(user: User, images: Images, labels: float) -> tuple[Images, User]:
+    own = seen_by(user, images, "train", labels=labels)
+    other = seen_by(replace(user, shift=OTHER_CAMERA), images, "train", labels=labels)
+    pixels = own.pixels.copy()
+    pixels[1::2] = other.pixels[1::2]
+    return replace(own, pixels=pixels), user
+
+
+# --- one person -------------------------------------------------------------------------------------------
+
+
+@cache
+def _data(artifact: Path, data: Path) -> Images:
+    opened = open_artifact(artifact)
+    return read_images(data, opened.input, opened.classes, None)
+
+
+def live(artifact: Path, work: Path, data: Path, users: int, test: int, seed: int, number: int) -> list[dict[str, Any]]:
+    """A row for every trouble of one person."""
+    images = _data(artifact, data)
+    user = simulate(images, users, POPULATIONS["report"], seed=seed, sizes=Sizes(train=TRAIN, test=test))[number]
+    rows = []
+    for place, trouble in enumerate(TROUBLES):
+        train, tested = trouble(user, images, np.random.default_rng([user.seed, place]))
+        seen = seen_by(tested, images, "test")
+        with tempfile.TemporaryDirectory() as folder:
+            own = Path(folder)
+            (own / BACKBONE).symlink_to((artifact / BACKBONE).resolve())
+            full, before = _right(work, own, seen)
+            told = _personalise(artifact, own, train, seed)
+            _, after = _right(work, own, seen)
+        rows.append({
+            "trouble": trouble.__name__.replace("_", " "), "seed": seed, "user": number, **told, "tests": len(seen),
+            "full": float(full.mean()), "before": float(before.mean()), "after": float(after.mean()),
+            "differ": float((after != before).mean()), "differ_full": float((after != full).mean()),
+        })  # fmt: skip
+    return rows
+
+
+def _right(work: Path, own: Path, seen: Images) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which images the full network, and the exits, answer rightly."""
+    assert seen.labels is not None
+    found = watch(work / "watch", LocalDevice(), own, seen.pixels, seen.labels, 1)
+    return found.labels[:, -1] == found.truth, found.answers == found.truth
+
+
+def _personalise(artifact: Path, own: Path, train: Images, seed: int) -> dict[str, Any]:
+    np.save(own / "x.npy", train.pixels)
+    words = [str(own / "x.npy"), "--artifact", str(own), "--json", "--seed", str(seed + 1)]
+    if train.labels is not None:
+        np.save(own / "y.npy", train.labels)
+        words += ["--labels", str(own / "y.npy")]
+    ran = subprocess.run([str(artifact / "perse"), "personalise", *words], capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        return {"live": False, "verdict": ran.stderr.strip()}
+    told = json.loads(ran.stdout)
+    return {"live": told["live"], "verdict": told["verdict"]}
+
+
+# --- all of them ------------------------------------------------------------------------------------------
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    head = "| trouble | people | new heads | accuracy before | change: mean | worst | below -0.5 | surely so |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    for name in dict.fromkeys(row["trouble"] for row in rows):
+        mine = [row for row in rows if row["trouble"] == name]
+        change = np.array([row["after"] - row["before"] for row in mine])
+        error = np.array([(row["differ"] / row["tests"]) ** 0.5 for row in mine])
+        before = np.mean([row["before"] for row in mine])
+        lines.append(
+            f"| {name} | {len(mine)} | {np.mean([row['live'] for row in mine]):.0%} | {before:.1%} |"
+            f" {100 * change.mean():+.1f} | {100 * change.min():+.1f} | {int((change < HARM - 1e-9).sum())} |"
+            f" {int((change + 2 * error < HARM).sum())} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("data", type=Path)
+    for name, value in (("users", 10), ("seeds", 3), ("test", 300), ("jobs", 1)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        link_programs(open_artifact(given.artifact), Path(folder))
+        common = given.artifact, Path(folder), given.data, given.users, given.test
+        rows = []
+        with ProcessPoolExecutor(given.jobs) as pool:
+            people = [(seed, number) for seed in range(given.seeds) for number in range(given.users)]
+            for done, future in enumerate([pool.submit(live, *common, *person) for person in people], 1):
+                rows += future.result()
+                print(f"{done} of {len(people)} people", end="\r", flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
