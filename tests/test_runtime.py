@@ -180,7 +180,7 @@ def test_personalise_rollback_reset(artifact: Path) -> None:
     report = json.loads(result.stdout)
     assert report["live"] and report["generation"] == 1 and report["labelled"]
     assert report["after"]["accuracy"] > report["before"]["accuracy"]
-    assert report["cache_bytes"] == 300 * 72 * 4
+    assert report["cache_bytes"] == 300 * 72 * 2
     assert report["samples"] == {"train": 300, "judged": 300}
     assert "progress features 300 300" in result.stderr and "progress gate 1 1" in result.stderr
     changed = {path.name for path in artifact.iterdir() if before.get(path.name) != path.read_bytes()}
