@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from people import data_of, own_folder, personalise, right
 
 from perse_compile.artifact import open_artifact
-from perse_compile.devices import LocalDevice
-from perse_compile.manifest import BACKBONE
-from perse_compile.personalise.data import Images, read_images
+from perse_compile.personalise.data import Images
 from perse_compile.personalise.shifts import Shift
 from perse_compile.personalise.users import POPULATIONS, Sizes, User, seen_by, simulate
-from perse_compile.study.watch import link_programs, watch
+from perse_compile.study.watch import link_programs
 
 TRAIN = 300
 OTHER_CAMERA = Shift(contrast=1, rotation=0.7, noise=0.5)
@@ -124,52 +120,25 @@ def _mixed(user: User, images: Images, labels: float) -> tuple[Images, User]:
 # --- one person -------------------------------------------------------------------------------------------
 
 
-@cache
-def _data(artifact: Path, data: Path) -> Images:
-    opened = open_artifact(artifact)
-    return read_images(data, opened.input, opened.classes, None)
-
-
 def live(artifact: Path, work: Path, data: Path, users: int, test: int, seed: int, number: int) -> list[dict[str, Any]]:
     """A row for every trouble of one person."""
-    images = _data(artifact, data)
+    images = data_of(artifact, data)
     user = simulate(images, users, POPULATIONS["report"], seed=seed, sizes=Sizes(train=TRAIN, test=test))[number]
     rows = []
     for place, trouble in enumerate(TROUBLES):
         train, tested = trouble(user, images, np.random.default_rng([user.seed, place]))
         seen = seen_by(tested, images, "test")
         with tempfile.TemporaryDirectory() as folder:
-            own = Path(folder)
-            (own / BACKBONE).symlink_to((artifact / BACKBONE).resolve())
-            full, before = _right(work, own, seen)
-            told = _personalise(artifact, own, train, seed)
-            _, after = _right(work, own, seen)
+            own = own_folder(artifact, folder)
+            full, before, _ = right(work, own, seen)
+            told = personalise(artifact, own, train, seed + 1)
+            _, after, _ = right(work, own, seen)
         rows.append({
             "trouble": trouble.__name__.replace("_", " "), "seed": seed, "user": number, **told, "tests": len(seen),
             "full": float(full.mean()), "before": float(before.mean()), "after": float(after.mean()),
             "differ": float((after != before).mean()), "differ_full": float((after != full).mean()),
         })  # fmt: skip
     return rows
-
-
-def _right(work: Path, own: Path, seen: Images) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which images the full network, and the exits, answer rightly."""
-    assert seen.labels is not None
-    found = watch(work / "watch", LocalDevice(), own, seen.pixels, seen.labels, 1)
-    return found.labels[:, -1] == found.truth, found.answers == found.truth
-
-
-def _personalise(artifact: Path, own: Path, train: Images, seed: int) -> dict[str, Any]:
-    np.save(own / "x.npy", train.pixels)
-    words = [str(own / "x.npy"), "--artifact", str(own), "--json", "--seed", str(seed + 1)]
-    if train.labels is not None:
-        np.save(own / "y.npy", train.labels)
-        words += ["--labels", str(own / "y.npy")]
-    ran = subprocess.run([str(artifact / "perse"), "personalise", *words], capture_output=True, text=True, check=False)
-    if ran.returncode != 0:
-        return {"live": False, "verdict": ran.stderr.strip()}
-    told = json.loads(ran.stdout)
-    return {"live": told["live"], "verdict": told["verdict"]}
 
 
 # --- all of them ------------------------------------------------------------------------------------------

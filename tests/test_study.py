@@ -84,7 +84,7 @@ def done(lab: Path) -> dict[str, Any]:
         lab / "tiny-x86_64-linux", lab / "data.npz", PLAN, lab / "done", None, lambda *told: found.append(told)
     )
     assert checksums(lab / "tiny-x86_64-linux") == before
-    assert found[-1] == ("trials", 14, 14)
+    assert found[-1] == ("trials", 16, 16)
     return result
 
 
@@ -94,9 +94,9 @@ def done(lab: Path) -> dict[str, Any]:
 def test_every_trial_leaves_a_record(lab: Path, done: dict[str, Any]) -> None:
     rows = [json.loads(line) for line in (lab / "done" / "study.jsonl").read_text().splitlines()]
     kinds = [row["kind"] for row in rows]
-    counts = {"study": 1, "user": 2, "heads": 8, "cost": 1, "full": 1, "no-cache": 1, "hard": 1}
+    counts = {"study": 1, "user": 2, "heads": 8, "fast": 2, "cost": 1, "full": 1, "no-cache": 1, "hard": 1}
     assert {kind: kinds.count(kind) for kind in kinds} == counts
-    assert done["trials"] == {"done": 14, "planned": 14} and not done["interrupted"]
+    assert done["trials"] == {"done": 16, "planned": 16} and not done["interrupted"]
     assert json.loads((lab / "done" / "study.json").read_text()) == done
     for row in rows[1:]:
         if row["kind"] == "heads" and not row["live"]:
@@ -335,10 +335,13 @@ def test_who_is_less_accurate_is_not_faster(tmp_path: Path) -> None:
         records.add({"kind": "user", "seed": 0, "user": user, "clean": 0.8, "generic": seen})
         records.add({"kind": "heads", "seed": 0, "user": user, "samples": 40, "labels": 1.0, "live": True, "own": own})
         records.add({"kind": "full", "seed": 0, "user": user, "samples": 40, "labels": 1.0, "accuracy": [0.7]})
+        quick = {**own, "ms": 0.5, "accuracy": 0.75}
+        records.add({"kind": "fast", "seed": 0, "user": user, "samples": 40, "labels": 1.0, "live": True, "own": quick})
     found = summarise(records, plan)
     [setting] = found["settings"]
     assert setting["reached"] == 0.5 and setting["faster"]["mean"] == (1.0 + 4.0) / 2 and setting["below_full"] == 0.5
     assert setting["gain"]["mean"] == pytest.approx(-0.125) and setting["drop_met"] == 0.5
+    assert setting["fast"]["reached"] == 1.0 and setting["fast"]["faster"]["mean"] == 8.0
     wins = {one["name"]: one["by_labels"][0]["wins"] for one in found["baselines"]}
     assert wins == {
         "as built, with early exits": False, "as built, full network": True, "as built, first exit alone": False,
@@ -354,8 +357,12 @@ def test_a_plan_in_order() -> None:
     assert plan.settings() == [(300, 1.0), (300, 0.1), (300, 0.0), (30, 1.0), (30, 0.0)]
     kinds = [(trial.kind, trial.seed, trial.labels) for trial in plan.trials()]
     compared = [("cost", 0, 1.0), ("full", 0, 1.0), ("full", 0, 0.1), ("hard", 0, 0.1), ("hard", 0, 0.0)]
-    assert kinds[:6] == [("user", 0, None), *[("heads", 0, share) for share in (1.0, 0.1, 0.0, 1.0, 0.0)]]
-    assert kinds[6:11] == compared and kinds[11] == ("user", 1, None) and len(kinds) == 17
+    assert kinds[:8] == [
+        ("user", 0, None),
+        *[(kind, 0, share) for share in (1.0, 0.1) for kind in ("heads", "fast")],
+        *[("heads", 0, share) for share in (0.0, 1.0, 0.0)],
+    ]
+    assert kinds[8:13] == compared and kinds[13] == ("user", 1, None) and len(kinds) == 21
 
 
 def test_a_chart() -> None:
