@@ -179,11 +179,11 @@ def test_after_ctrl_c_it_goes_on(lab: Path, call: Call, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Replay, "_do", interrupted)
     out, _ = call(*OPTIONS, "--baselines", "none", "--baseline-users", "0", "-o", "stopped", code=130)
-    assert "stopped after 3 of 10 trials" in out
+    assert "stopped after 3 of 12 trials" in out
     kept = (lab / "stopped" / "study.jsonl").read_text()
     (lab / "stopped" / "study.jsonl").write_text(kept + '{"kind": "heads", "se')  # as a power cut leaves it
     out, _ = call(*OPTIONS, "--baselines", "none", "--baseline-users", "0", "-o", "stopped")
-    assert "stopped" not in out.replace("stopped/study", "") and len(trials) == 4 + 7
+    assert "stopped" not in out.replace("stopped/study", "") and len(trials) == 4 + 9
     assert (lab / "stopped" / "study.jsonl").read_text().startswith(kept)
 
 
@@ -193,7 +193,7 @@ def test_stopped_before_anybody_came(call: Call, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Replay, "_do", interrupted)
     out, _ = call(*OPTIONS, "--baselines", "none", "-o", "nobody", code=130)
-    assert "stopped after 0 of 12 trials" in out and "Accuracy" not in out
+    assert "stopped after 0 of 14 trials" in out and "Accuracy" not in out
 
 
 # --- errors -----------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_who_is_less_accurate_is_not_faster(tmp_path: Path) -> None:
         "as built, with early exits": False, "as built, full network": True, "as built, first exit alone": False,
         "whole network in PyTorch": True,
     }  # fmt: skip
-    assert found["trials"] == {"done": 6, "planned": 8} and found["cost"] is None
+    assert found["trials"] == {"done": 8, "planned": 10} and found["cost"] is None
 
 
 def test_a_plan_in_order() -> None:
