@@ -14,11 +14,12 @@ import pytest
 from perse_compile import targets
 from perse_compile.errors import TuningError
 from perse_compile.lowering.choices import default
+from perse_compile.lowering.legal import is_legal
 from perse_compile.lowering.schedules.conv import ConvKnobs
 from perse_compile.lowering.workload import Workload
 from perse_compile.tuning import database as databases
 from perse_compile.tuning import records
-from perse_compile.tuning.database import Database, default_path, export_to, import_from, open_database, read
+from perse_compile.tuning.database import SHIPPED, Database, default_path, export_to, import_from, open_database, read
 from perse_compile.tuning.records import MEASURED, MODELLED, Record, target_key
 
 TARGET = targets.load("x86_64-linux")
@@ -170,6 +171,19 @@ def test_the_package_s_comes_first(tmp_path: Path) -> None:
     opened(own).add([record(OTHERS[1])])
     assert chosen(open_database(own, shipped)) == (OTHERS[1], MEASURED)
     assert databases.SHIPPED.exists()
+
+
+def test_what_ships() -> None:
+    """Measured, of this version, for a target that is built for, and knobs that its workloads may have."""
+    target = targets.load("x86_64-linux")
+    entries = read(SHIPPED)
+    assert len(entries) == len(SHIPPED.read_text().splitlines())
+    assert len({entry.workload for entry in entries}) == len(entries)
+    for entry in entries:
+        assert (entry.how, entry.target, entry.unit, entry.best) == (MEASURED, target_key(target), "seconds", True)
+        assert is_legal(entry.workload, entry.knobs, target) and entry.where
+        assert entry.cost is not None and entry.default is not None and 0 < entry.cost <= entry.default
+        assert (entry.knobs == default(entry.workload, target)) == (entry.cost == entry.default)
 
 
 def test_export_and_import(tmp_path: Path) -> None:
