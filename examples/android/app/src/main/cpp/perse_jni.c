@@ -208,7 +208,7 @@ typedef struct {
 static perse_status learn_from(perse *p, perse_cache *cache, uint32_t count, workspace *w, size_t size, listening *l, perse_report *report) {
     uint32_t features = perse_get_info(p).features;
     for (uint32_t i = 0; i < count; i++) PERSE_TRY(perse_cache_get(cache, i, w->features + (size_t)i * features, w->labels + i));
-    perse_samples samples = {count, w->features, w->labels};
+    perse_samples samples = {.count = count, .features = w->features, .labels = w->labels};
     perse_fit_options options = perse_fit_defaults();
     options.progress = tell;
     options.user = l;
