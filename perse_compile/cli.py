@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from perse_compile import cli_artifact, cli_devices, cli_place, cli_study, cli_targets, cli_tune, driver
+from perse_compile import cli_artifact, cli_devices, cli_place, cli_show, cli_study, cli_targets, cli_tune, driver
 from perse_compile.console import console, errors, print_json, progress, table, warn
 from perse_compile.errors import ModelError, PassError, PerseError
 
@@ -145,6 +145,7 @@ def models(json: Json = False) -> None:
 
 cli_artifact.register(app)
 cli_devices.register(app)
+cli_show.register(app)
 cli_study.register(app)
 cli_targets.register(app)
 cli_tune.register(app)

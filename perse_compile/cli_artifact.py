@@ -87,7 +87,15 @@ def train_exits(
     """Train the exits on this machine; the network itself stays as it is."""
     with progress() as tell:
         report, path = driver.train_exits(
-            program, data, epochs=epochs, max_drop=max_drop, seed=seed, final=final, output=output, progress=tell
+            program,
+            data,
+            epochs=epochs,
+            max_drop=max_drop,
+            seed=seed,
+            final=final,
+            output=output,
+            progress=tell,
+            notice=warn,
         )
     if json:
         print_json({"program": str(path), **report.as_dict()})
@@ -137,7 +145,7 @@ def build(
         if found["interrupted"]:
             raise typer.Exit(INTERRUPTED)
     with steps() as doing:
-        built = driver.build(program, target, output=output, database=database, force=force, say=doing)
+        built = driver.build(program, target, output=output, database=database, force=force, say=doing, notice=warn)
     folder, fields = built.artifact.folder, built.artifact.manifest
     sizes = {name: entry["bytes"] for name, entry in fields["files"].items()}
     if built.selftest is None:

@@ -11,7 +11,7 @@ from perse_compile import driver
 from perse_compile.cli_artifact import ArtifactFolder, Data, Json
 from perse_compile.cli_study_tables import show_study
 from perse_compile.cli_tune import INTERRUPTED
-from perse_compile.console import print_json, progress
+from perse_compile.console import print_json, progress, warn
 from perse_compile.errors import DataError
 
 EPILOG = "Example: perse-compile study fashion_shufflenet-x86_64-linux --data photos/ --users 20"
@@ -79,6 +79,7 @@ def study(
             output=output,
             program=program,
             progress=tell,
+            notice=warn,
             population=population,
             users=users,
             seeds=seeds,

@@ -140,7 +140,7 @@ def check_can_write(output: Path | None) -> None:
 
 
 def train_exits(
-    path: Path,
+    path: Path | Program,
     data: Path,
     *,
     epochs: int = 60,
@@ -149,21 +149,28 @@ def train_exits(
     final: bool = False,
     output: Path | None = None,
     progress: Tell | None = None,
-) -> tuple[ExitReport, Path]:
-    """Heads learn from labels and from the final exit; the program is rewritten (or written to `output`)."""
+    notice: Callable[[str], None] = lambda what: None,
+) -> tuple[ExitReport, Path | None]:
+    """Heads learn from labels and from the final exit; the program is rewritten (or `output` is), with its page.
+
+    A program that is given as such changes, and is written only to `output`.
+    """
     from perse_compile.personalise import train_exits as trainer
     from perse_compile.personalise.data import read_images
     from perse_compile.program import Program
+    from perse_compile.report.keep import keep_program
 
     check_can_write(output)
-    program = Program.load(path)
+    program = path if isinstance(path, Program) else Program.load(path)
     tell = progress or (lambda what, done, total: None)
     images = read_images(data, program.input, program.classes, lambda done, total: tell("reading images", done, total))
     report = trainer.train_exits(
         program, images, epochs=epochs, max_drop=max_drop, seed=seed, final=final, progress=progress
     )
-    destination = output or path
-    program.save(destination)
+    destination = output or (None if isinstance(path, Program) else path)
+    if destination is not None:
+        program.save(destination)
+        keep_program(program, destination, notice)
     return report, destination
 
 
@@ -171,25 +178,47 @@ def train_exits(
 
 
 def build(
-    path: Path | None,
+    path: Path | Program | None,
     target: str,
     *,
     output: Path | None = None,
     database: Path | None = None,
     force: bool = False,
     say: Callable[[str], None] = lambda what: None,
+    notice: Callable[[str], None] = lambda what: None,
 ) -> Built:
-    """From a program to a verified artifact folder, with what the tuning database knows."""
-    from perse_compile import targets
+    """From a program to a verified artifact folder and its page, with what the tuning database knows."""
+    from perse_compile import devices, targets
     from perse_compile.building import build as building
     from perse_compile.program import Program
+    from perse_compile.report.keep import keep_build
     from perse_compile.tuning.database import open_database
 
     device = targets.load(target)
-    program = Program.load(path or only_program())
+    program = path if isinstance(path, Program) else Program.load(path or only_program())
     known = open_database(database).remembered(device)
     folder = output or Path(f"{program.name}-{device.name}")
-    return building.build(program, device, folder, remembered=known, force=force, say=say)
+    built = building.build(program, device, folder, remembered=known, force=force, say=say)
+    say("measuring, for report.html")
+    keep_build(built.artifact, built.selftest, devices.any_device(device.machine, device.emulator), notice)
+    return built
+
+
+# --- show -------------------------------------------------------------------------------------------------
+
+
+def show(path: Path | None) -> dict[str, Any]:
+    """Every figure of a program or an artifact."""
+    from perse_compile.report.show import figures_of
+
+    return figures_of(path or only_program())
+
+
+def show_html(path: Path | None, output: Path | None = None) -> tuple[dict[str, Any], Path]:
+    """The same on one page; where it is written."""
+    from perse_compile.report.show import write_page
+
+    return write_page(path or only_program(), output)
 
 
 # --- tune -------------------------------------------------------------------------------------------------
@@ -293,11 +322,15 @@ def personalise(
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """Decode here, train there; heads.pack changes only if the new heads are better. `before` hears the estimate."""
+    from perse_compile.report.keep import keep_of
+
     with open_session(folder, device, threads, pack=pack, progress=progress, notice=notice) as session:
         images = session.read(data, progress)
         if before is not None:
             before(session.estimate(len(images.pixels), options or {}))
-        return session.personalise(images, options or {}, progress)
+        found = session.personalise(images, options or {}, progress)
+        keep_of(session, "personalise", found, images.name, notice)
+        return found
 
 
 def estimate(
@@ -326,8 +359,13 @@ def evaluate(
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """Figures of the live heads on labelled images."""
+    from perse_compile.report.keep import keep_of
+
     with open_session(folder, device, threads, pack=pack, progress=progress, notice=notice) as session:
-        return session.evaluate(session.read(data, progress), progress)
+        images = session.read(data, progress)
+        found = session.evaluate(images, progress)
+        keep_of(session, "evaluate", found, images.name, notice)
+        return found
 
 
 def run(
@@ -354,18 +392,34 @@ def bench(
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """How long every exit takes there."""
+    from perse_compile.report.keep import keep_of
+
     with open_session(folder, device, threads, progress=progress, notice=notice) as session:
-        return {"device": session.device.name, "kind": session.device.kind, **session.simple("bench")}
+        found = {"device": session.device.name, "kind": session.device.kind, **session.simple("bench")}
+        keep_of(session, "bench", found, None, notice)
+        return found
 
 
 def study(
-    folder: Path, data: Path, *, output: Path | None = None, program: Path | None = None, progress: Tell, **options: Any
+    folder: Path,
+    data: Path,
+    *,
+    output: Path | None = None,
+    program: Path | None = None,
+    progress: Tell,
+    notice: Callable[[str], None] = lambda what: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Simulated people on an artifact; `options` are the fields of Plan. Results are kept in `output` as they come."""
+    from perse_compile.artifact import open_artifact
+    from perse_compile.report.keep import keep
     from perse_compile.study.plan import Plan
     from perse_compile.study.study import run
 
-    return run(folder, data, Plan(**options), output or Path(f"study-{folder.resolve().name}"), program, progress)
+    found = run(folder, data, Plan(**options), output or Path(f"study-{folder.resolve().name}"), program, progress)
+    if found["people"]["count"]:
+        keep(open_artifact(folder, check_pack=False), "study", found, notice)
+    return found
 
 
 def restore_heads(
@@ -377,8 +431,13 @@ def restore_heads(
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """`rollback` or `reset`, by the artifact's own executable; a damaged heads.pack is no obstacle."""
+    from perse_compile.report.keep import renew
+
     with open_session(folder, device, 1, pack=pack, check_pack=False, notice=notice) as session:
-        return session.simple(how)
+        found = session.simple(how)
+        if pack is None:
+            renew(session.artifact, notice)
+        return found
 
 
 def packs(
@@ -399,11 +458,16 @@ def exits(
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """What every exit costs there and whether it is on, after switching one on or off by name."""
+    from perse_compile.report.keep import renew
+
     with open_session(folder, device, 1, pack=pack, notice=notice) as session:
         words = [
             word for name, value in (("--enable", enable), ("--disable", disable)) if value for word in (name, value)
         ]
-        return session.simple("exits", *words)
+        found = session.simple("exits", *words)
+        if words and pack is None:
+            renew(session.artifact, notice)
+        return found
 
 
 def push(

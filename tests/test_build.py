@@ -27,7 +27,7 @@ from tests.helpers import flip
 
 APP = Path(__file__).parent / "c" / "app.c"
 MACHINES = {"x86_64": (64, 62), "aarch64": (64, 183), "armv7l": (32, 40)}  # bits, e_machine
-FILES = ["backbone.bin", "heads.pack", "libperse.a", "manifest.json", "perse", "perse.h", "plan.c", "report.html"]
+FILES = ["backbone.bin", "heads.pack", "layers.json", "libperse.a", "manifest.json", "perse", "perse.h", "plan.c"]
 BuildTiny = Callable[[str], Built]
 
 

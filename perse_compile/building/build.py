@@ -25,7 +25,8 @@ from perse_compile.lowering.choices import Choices, Remembered, nothing
 from perse_compile.lowering.network import Network, lower
 from perse_compile.macs import head_macs
 from perse_compile.program import InputSpec, Program
-from perse_compile.report import artifact_page
+from perse_compile.report.layers import layers
+from perse_compile.report.layers_file import LAYERS, encode_layers
 from perse_compile.targets import Target
 
 PROBES = 2
@@ -69,7 +70,6 @@ def build(
             fresh.mkdir()
             _write_files(network, probes, work, fresh, say)
             verified = _verify(fresh, target, say)
-            (fresh / "report.html").write_text(artifact_page(open_artifact(fresh), *verified), encoding="utf-8")
             _swap(fresh, folder, Path(scratch))
     except OSError as error:
         raise BuildError(
@@ -151,13 +151,14 @@ def _write_files(network: Network, probes: manifest.Probes, work: Path, fresh: P
         shutil.copyfile(work / name, fresh / name)
     shutil.copyfile(RUNTIME / "perse.h", fresh / "perse.h")
     shutil.copyfile(work / "plan.c", fresh / "plan.c")
+    (fresh / LAYERS).write_bytes(encode_layers(layers(program)))
     (fresh / "perse").chmod(0o755)
     (fresh / manifest.MANIFEST).write_bytes(manifest.encode_manifest(_manifest(network, identity, fresh)))
 
 
 def _manifest(network: Network, identity: int, fresh: Path) -> dict[str, Any]:
     program, target = network.program, network.target
-    names = (manifest.BACKBONE, "perse", "libperse.a", "perse.h", "plan.c")
+    names = (manifest.BACKBONE, "perse", "libperse.a", "perse.h", "plan.c", LAYERS)
     files = {name: manifest.facts_of(fresh / name) for name in names}
     exits = [
         {

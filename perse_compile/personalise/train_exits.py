@@ -156,6 +156,7 @@ def train_exits(
         "measure": report.measure,
         "before": {row.name: round(row.before, 6) for row in report.rows},
         "after": {row.name: round(row.after, 6) for row in report.rows},
+        "shares": {row.name: round(row.share, 6) for row in report.rows},
         "early": round(report.early, 6),
         "cost": round(report.cost, 6),
     }  # fmt: skip

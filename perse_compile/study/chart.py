@@ -28,7 +28,7 @@ def chart(lines: Sequence[Line], x: str, y: str) -> str:
     if not lines:
         return ""
     across, up = (_ticks([point[axis] for line in lines for point in line.points]) for axis in (0, 1))
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{y} against {x}")}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(f"{y} against {x}")}</title>']
     for value in across:
         at = _x(value, across)
         parts.append(

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
+from perse_compile.report.environment import render
 from perse_compile.study.chart import Line, chart
-
-FOLDER = Path(__file__).parent
 
 
 def study_page(found: dict[str, Any]) -> str:
     """Of what `summarise` gives."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
-    environment.filters["points"] = lambda value: f"{100 * value:+.1f}"
-    environment.filters["megabytes"] = lambda size: f"{size / 1e6:.0f} MB"
     drawn = {"latency": _latency(found), "samples": _samples(found), "labels": _labels(found)}
-    curves = {name: Markup(text) for name, text in drawn.items()}
-    return environment.get_template("study.html.jinja").render(found=found, **curves)
+    return render("study.html.jinja", found, **{name: Markup(text) for name, text in drawn.items()})
 
 
 def _latency(found: dict[str, Any]) -> str:
