@@ -45,6 +45,31 @@ class Artifact:
     def emulator(self) -> str:
         return str(self.manifest["target"]["emulator"])
 
+    # What a command does, as a method: see perse_compile/api.py and docs/python.md.
+
+    def run(self, image: Any, **options: Any) -> Any:
+        """`perse_compile.run` on it."""
+        from perse_compile import api
+
+        return api.run(self, image, **options)
+
+    def evaluate(self, data: Any, **options: Any) -> Any:
+        """`perse_compile.evaluate` on it."""
+        from perse_compile import api
+
+        return api.evaluate(self, data, **options)
+
+    def personalise(self, data: Any, **options: Any) -> Any:
+        """`perse_compile.personalise` on it."""
+        from perse_compile import api
+
+        return api.personalise(self, data, **options)
+
+    def _repr_html_(self) -> str:
+        from perse_compile.report.notebook import of_artifact
+
+        return of_artifact(self)
+
     def call(self, device: Device, arguments: Sequence[str], progress: Progress | None = None) -> dict[str, Any]:
         """Run `perse ARGUMENTS --json` and give what it prints. Raises DeviceError with the executable's own line.
 

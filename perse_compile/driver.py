@@ -370,17 +370,20 @@ def evaluate(
 
 def run(
     folder: Path,
-    images: Sequence[Path],
+    images: Sequence[Any],
     *,
     device: str | None = None,
     threads: int | None = None,
     pack: str | None = None,
+    probabilities: bool = False,
     progress: Tell | None = None,
     notice: Callable[[str], None] = lambda what: None,
 ) -> list[dict[str, Any]]:
-    """One answer per picture."""
+    """One answer per picture: a path, or an image as personalise/picture.py takes it."""
     with open_session(folder, device, threads, pack=pack, progress=progress, notice=notice) as session:
-        return [{"image": str(image), **session.run(image)} for image in images]
+        names = [str(image) if isinstance(image, str | Path) else "" for image in images]
+        answers = [session.run(image, probabilities) for image in images]
+        return [{"image": name, **answer} for name, answer in zip(names, answers, strict=True)]
 
 
 def bench(

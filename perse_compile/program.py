@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
 from perse_compile import graph_json, safe_file
 from perse_compile.errors import PassError, ProgramError
+
+if TYPE_CHECKING:
+    from perse_compile.early_exit import EarlyExit
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,17 @@ class Program:
 
     def set_tensor(self, name: str, tensor: Tensor) -> None:
         set_tensor(self.module, name, tensor)
+
+    def as_module(self) -> EarlyExit:
+        """A torch module that stops at the first confident exit, see perse_compile/early_exit.py."""
+        from perse_compile.early_exit import EarlyExit
+
+        return EarlyExit(self)
+
+    def _repr_html_(self) -> str:
+        from perse_compile.report.notebook import of_program
+
+        return of_program(self)
 
     def save(self, path: Path) -> None:
         """Write the whole program; the same program gives the same bytes. An old file stays until then."""

@@ -67,6 +67,31 @@ def build_tiny(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return functools.cache(lambda target: build(tiny, targets.load(target), folder / f"tiny-{target}"))
 
 
+@pytest.fixture(scope="session")
+def build_bundled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Path]:
+    """The bundled network with exits trained for a little, and its artifact for this machine; not to be changed."""
+    from perse_compile import driver, targets
+    from perse_compile.building.build import build
+    from perse_compile.personalise.data import read_images
+    from perse_compile.personalise.train_exits import train_exits
+
+    examples = Path(__file__).parents[1] / "examples"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(examples))
+        weights = str(examples / "fashion_mnist_shufflenet.safetensors")
+        program = driver.insert_exits("model:fashion_shufflenet", weights=weights)
+    images = read_images(examples / "fashion_mnist_train.npz", program.input, program.classes)
+    train_exits(program, images, epochs=20)
+    folder = tmp_path_factory.mktemp("bundled") / "fashion"
+    return program, build(program, targets.load("x86_64-linux"), folder).artifact.folder
+
+
+@pytest.fixture
+def bundled(build_bundled: tuple[Program, Path], tmp_path: Path) -> tuple[Program, Path]:
+    """An own copy of that artifact."""
+    return build_bundled[0], Path(shutil.copytree(build_bundled[1], tmp_path / "fashion_shufflenet-x86_64-linux"))
+
+
 @pytest.fixture
 def artifact(build_tiny: Callable[[str], Built], tmp_path: Path) -> Path:
     """An own copy of the small program's artifact for this machine."""

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from perse_compile.artifact import Artifact
 from perse_compile.devices import Device
 from perse_compile.errors import DataError
-from perse_compile.personalise.data import Images, read_image, read_images
+from perse_compile.personalise.data import Images, read_images
+from perse_compile.personalise.picture import picture
 from perse_compile.personalise.placing import bring_back_heads
 
 CHANGING = ("rollback", "reset", "exits")
@@ -58,10 +59,10 @@ class Session:
         """What `personalise` would take with so many images: seconds, core-seconds, memory; by a short probe."""
         return self._call(["estimate", "--images", str(images), *_words(options)])
 
-    def run(self, path: Path) -> dict[str, Any]:
-        """One picture (JPEG, PNG, …): class, exit taken, confidence, milliseconds."""
-        with self._files(read_image(path, self.artifact.input), None) as (pixels, _):
-            return self._call(["run", pixels])
+    def run(self, image: Any, probabilities: bool = False) -> dict[str, Any]:
+        """One picture (a path, or what `picture.py` takes): class, exit taken, confidence, milliseconds."""
+        with self._files(picture(image, self.artifact.input), None) as (pixels, _):
+            return self._call(["run", pixels, *(["--probabilities"] if probabilities else [])])
 
     def simple(self, command: str, *arguments: str) -> dict[str, Any]:
         """A command that takes no images: info, selftest, bench, rollback, reset."""
@@ -75,7 +76,7 @@ class Session:
         return self.artifact.call(self.device, [*arguments, "--threads", str(self.threads), *named], progress)
 
     @contextmanager
-    def _files(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Iterator[tuple[str, str]]:
+    def _files(self, pixels: NDArray[Any], labels: NDArray[np.int64] | None) -> Iterator[tuple[str, str]]:
         """The arrays as .npy files, for as long as the executable needs them, where it runs."""
         with ExitStack() as stack:
             try:

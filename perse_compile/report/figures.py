@@ -128,7 +128,8 @@ def _common(kind: str, name: str, spec: dict[str, Any], classes: list[str], exit
         found = [{**layer, "share": _share(layer["macs"], full)} for layer in found]
     return {
         "kind": kind, "name": name, "input": {name: spec[name] for name in ("height", "width", "channels")},
-        "classes": len(classes), "macs": full, "stages": stages, "exits": exits, "layers": found,
+        "classes": len(classes), "macs": full, "stages": stages, "exits": exits,
+        "layer_count": None if found is None else len(found), "layers": found,
     }  # fmt: skip
 
 

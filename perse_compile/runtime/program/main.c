@@ -44,6 +44,7 @@ static int take_option(options *o, char **argv) {
     if (strcmp(name, "--json") == 0) return o->json = true, 1;
     if (strcmp(name, "--quick") == 0) return o->quick = true, 1;
     if (strcmp(name, "--progress") == 0) return o->progress = true, 1;
+    if (strcmp(name, "--probabilities") == 0) return o->probabilities = true, 1;
     if (strcmp(name, "--no-levels") == 0) return o->no_levels = true, 1;
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return o->help = true, 1;
     if (strcmp(name, "--cache") == 0) return o->cache = true, 1;
@@ -109,7 +110,7 @@ static const command commands[] = {
      "  --probes N   only so many of the images with known answers (all)\n"
      "  --quick      one image, once through all exits: for emulators\n", selftest},
     {"run", "IMAGE.npy", "classify one image",
-     "IMAGE.npy: uint8 [H, W, C] pixels, or float32 [H, W, C] already normalised.\n  --exit N   let exit N answer, whatever its confidence\n"
+     "IMAGE.npy: uint8 [H, W, C] pixels, or float32 [H, W, C] already normalised.\n  --exit N   let exit N answer, whatever its confidence\n  --probabilities   of every class, with --json\n"
      "  --watch K  IMAGE.npy is a stream [N, H, W, C]; every K-th runs to the end, and exits that disagree with the final one\n"
      "             too often are made stricter or switched off, for this stream\n"
      "  --max-disagreement X   of an exit's confident answers (0.1)\n", run},

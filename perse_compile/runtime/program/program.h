@@ -14,7 +14,7 @@
 
 typedef struct {
     const char *command, *file, *artifact, *labels, *cache_file, *pack, *enable, *disable;
-    bool json, progress, help, quick, no_levels, cache;
+    bool json, progress, help, quick, no_levels, cache, probabilities;
     int threads, runs, exit, probes;
     uint32_t images;
     uint64_t budget;

@@ -34,7 +34,8 @@ static int watch(const options *o) {
     check(perse_watch_begin(p, &o->watch, take_memory(size), size, &w));
     if (o->json) json_open(NULL, '{'), json_open("results", '[');
     for (uint32_t n = 0; n < all.count; n++) {
-        perse_result r;
+        float *logits = take_memory(i.classes * sizeof *logits);
+    perse_result r;
         double start = now();
         check(perse_watch_run_u8(w, image_at(&all, n), &r, NULL));
         if (o->json) json_open(NULL, '{'), json_result(p, &r, now() - start), json_close('}');
@@ -45,6 +46,16 @@ static int watch(const options *o) {
     perse_watch_end(w);
     perse_close(p);
     return 0;
+}
+
+/* softmax(logits / temperature) of the exit that answered */
+static void json_probabilities(const float *logits, uint32_t classes, double temperature) {
+    double greatest = (double)logits[0], sum = 0;
+    for (uint32_t k = 1; k < classes; k++) greatest = (double)logits[k] > greatest ? (double)logits[k] : greatest;
+    for (uint32_t k = 0; k < classes; k++) sum += exp(((double)logits[k] - greatest) / temperature);
+    json_open("probabilities", '[');
+    for (uint32_t k = 0; k < classes; k++) json_number(NULL, exp(((double)logits[k] - greatest) / temperature) / sum);
+    json_close(']');
 }
 
 int run(const options *o) {
@@ -61,13 +72,15 @@ int run(const options *o) {
     memcpy(image, file.data, file.count * (u8 ? 1 : 4));
     perse_result r;
     double start = now();
-    check(u8 ? perse_run_u8(p, (const uint8_t *)image, o->exit, &r, NULL) : perse_run_f32(p, image, o->exit, &r, NULL));
+    check(u8 ? perse_run_u8(p, (const uint8_t *)image, o->exit, &r, logits) : perse_run_f32(p, image, o->exit, &r, logits));
     double ms = now() - start;
     const char *name = i.class_names[r.label], *exit_name = exit_info(p, (uint32_t)r.exit).name;
     say(o, "class %d (%s), confidence %.3f, %s after %d of %u stages, %.2f ms\n", r.label, name, (double)r.confidence, exit_name, r.stages,
         i.exits, ms);
     if (o->json) {
-        json_open(NULL, '{'), json_result(p, &r, ms), json_close('}'), puts("");
+        json_open(NULL, '{'), json_result(p, &r, ms);
+        if (o->probabilities) json_probabilities(logits, i.classes, (double)exit_info(p, (uint32_t)r.exit).temperature);
+        json_close('}'), puts("");
     }
     perse_close(p);
     return 0;
