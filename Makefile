@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench coverage android setup system clean
+.PHONY: browser demo test lint bench coverage android setup system clean
 
 demo: setup system
 	$(BIN)/python examples/demo.py
 
-test: setup system lint
+test: setup system browser lint
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 lint: setup
@@ -55,6 +55,11 @@ system:
 	PATH="$$PATH:/usr/sbin" command -v sshd >/dev/null || missing="$$missing openssh-server"; \
 	command -v ssh >/dev/null || missing="$$missing openssh-client"; \
 	[ -z "$$missing" ] || { echo "installing$$missing"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $$missing >/dev/null; }
+
+# Pages are tested in Chromium. Ubuntu's package of that name is a snap: there, Chrome or PERSE_CHROMIUM is used if it is there.
+browser:
+	@grep -q '^ID=debian' /etc/os-release 2>/dev/null && ! command -v chromium google-chrome >/dev/null || exit 0; \
+	  echo "installing chromium"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium fonts-liberation >/dev/null
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

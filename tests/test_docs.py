@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import struct
@@ -115,3 +116,16 @@ def test_the_c_program(artifact: Path, tmp_path: Path, compiler: list[str]) -> N
         1,
         "no such file: nowhere: is this the artifact's folder?\n",
     )
+
+
+def test_the_python_program(tmp_path: Path) -> None:
+    """As it stands, with the examples beside it."""
+    [program] = blocks((ROOT / "docs" / "python.md").read_text(), "python")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}"}
+    command = [sys.executable, "-c", program]
+    out = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    answer, verdict, accuracy, counts = out.splitlines()
+    assert re.fullmatch(r"[\w -]+ [01]\.\d\d (exit\d|final) [1-4] stages", answer), answer
+    assert verdict == "the new heads are better and in use" and float(accuracy) > 0.8
+    assert sum(map(int, re.findall(r"\d+", counts))) == 100

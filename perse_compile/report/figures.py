@@ -35,7 +35,7 @@ def program_figures(program: Program, path: Path | None = None) -> Figures:
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in program.tensors().items()}
     of_heads = sum(size for name, size in sizes.items() if name.startswith(heads))
     memory = [
-        _part("weights", sum(sizes.values()) - of_heads, "of the network, float32; they stay as they are"),
+        _part("weights", sum(sizes.values()) - of_heads, "of the network; they stay as they are"),
         _part("heads", of_heads, "of all exits; what personalising changes"),
     ]
     found = _common("program", program.name, program.input.__dict__, program.classes, exits, layers(program))
