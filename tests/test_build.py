@@ -245,7 +245,7 @@ def fails(code: int) -> Callable[..., Any]:
     return function
 
 
-@pytest.mark.parametrize("where", ["_write_files", "_swap", "artifact_page", "tempfile.TemporaryDirectory"])
+@pytest.mark.parametrize("where", ["_write_files", "_swap", "_verify", "tempfile.TemporaryDirectory"])
 def test_a_full_disk(tiny: Program, artifact: Path, quick: None, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     before = checksums(artifact)
     monkeypatch.setattr(f"perse_compile.building.build.{where}", fails(errno.ENOSPC))
