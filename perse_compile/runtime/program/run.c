@@ -34,8 +34,7 @@ static int watch(const options *o) {
     check(perse_watch_begin(p, &o->watch, take_memory(size), size, &w));
     if (o->json) json_open(NULL, '{'), json_open("results", '[');
     for (uint32_t n = 0; n < all.count; n++) {
-        float *logits = take_memory(i.classes * sizeof *logits);
-    perse_result r;
+        perse_result r;
         double start = now();
         check(perse_watch_run_u8(w, image_at(&all, n), &r, NULL));
         if (o->json) json_open(NULL, '{'), json_result(p, &r, now() - start), json_close('}');
@@ -70,6 +69,7 @@ int run(const options *o) {
     if (o->exit >= (int)i.exits) usage_error("no such exit", "--exit");
     float *image = take_memory(file.count * sizeof *image); /* aligned */
     memcpy(image, file.data, file.count * (u8 ? 1 : 4));
+    float *logits = take_memory(i.classes * sizeof *logits);
     perse_result r;
     double start = now();
     check(u8 ? perse_run_u8(p, (const uint8_t *)image, o->exit, &r, logits) : perse_run_f32(p, image, o->exit, &r, logits));
