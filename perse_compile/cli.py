@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from perse_compile import cli_artifact, cli_devices, cli_place, cli_show, cli_study, cli_targets, cli_tune, driver
+from perse_compile.cli_tune import INTERRUPTED
 from perse_compile.console import console, errors, print_json, progress, table, warn
 from perse_compile.errors import ModelError, PassError, PerseError
 
@@ -116,6 +117,8 @@ def insert_exits(
         if not json:
             cli_place.show_placement(placement)
         show_program(placed, path, json, placement.as_dict())
+        if placement.found.interrupted:
+            raise typer.Exit(INTERRUPTED)
         return
     cli_place.check_alone(
         {"--max-latency": max_latency, "--max-cost": max_cost, "--max-drop": max_drop, "--costs": costs,

@@ -107,6 +107,8 @@ def wishes(
 
 def show_placement(found: Placement) -> None:
     """The front, the chosen point and what to think of it."""
+    from perse_compile.placement.points import limit
+
     ms = found.costs.full_ms
     shown = table("exits (confidence from)", *(["ms"] if ms else []), "cost", "accuracy", "cost, report", "accuracy")
     for number in found.shown(ROWS):
@@ -136,7 +138,3 @@ def show_placement(found: Placement) -> None:
     say(f"[bold]chosen: {escape(found.why)}[/]")
     for sentence in found.verdict:
         say(escape(sentence))
-
-
-def limit(threshold: float) -> str:
-    return f"{threshold:.2f}" if threshold > 0 else "always"

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from perse_compile.devices.files import written_atomically
 from perse_compile.errors import DataError
+from perse_compile.placement.points import limit
 from perse_compile.study.chart import Line, chart
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def placement_page(name: str, found: Placement) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["limit"] = limit
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     template = environment.get_template("placement.html.jinja")
     return template.render(name=name, found=found.as_dict(), picture=Markup(front_chart(found)))

@@ -59,6 +59,11 @@ class Point:
         return found
 
 
+def limit(threshold: float) -> str:
+    """In words; of a thousand classes a confidence may be small."""
+    return "always" if threshold == 0 else f"{threshold:.2f}" if threshold >= 0.1 else f"{threshold:.2g}"
+
+
 def figures(exits: Sequence[Early], answers: Answers, costs: Costs) -> Figures:
     """What a cascade does, image by image."""
     left = np.ones(answers.right.shape[1], bool)

@@ -22,7 +22,7 @@ from perse_compile.placement.features import extract, precision, with_exits_ever
 from perse_compile.placement.heads import train_side_by_side
 from perse_compile.placement.measured import Measured, MeasuredExit, measured
 from perse_compile.placement.parallel import for_each
-from perse_compile.placement.points import Early, Figures, Point
+from perse_compile.placement.points import Early, Figures, Point, limit
 from perse_compile.placement.records import record
 from perse_compile.placement.split import FOLDS, labelled, split
 from perse_compile.placement.static import Static, cheapest, parse_static
@@ -341,3 +341,7 @@ def test_a_static_network_of_the_users() -> None:
 
 def test_a_plain_network_has_one_candidate() -> None:
     assert [cut.node for cut in candidates(prepared(Plain(), analysis_pipeline()))] == ["relu"]
+
+
+def test_thresholds_in_words() -> None:
+    assert [limit(value) for value in (0.0, 0.0123, 0.1, 0.876)] == ["always", "0.012", "0.10", "0.88"]

@@ -141,6 +141,26 @@ def test_ctrl_c_in_the_search_keeps_what_is_finished(network: Program, monkeypat
     assert "stopped" in placement_page("tiny", found)
 
 
+def test_ctrl_c_at_the_command(data: Path, capsys, monkeypatch) -> None:
+    def interrupted(answers, costs, most, tell):
+        def stop(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        return search(answers, costs, most, stop)
+
+    def at_once(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(placing, "extract", at_once)
+        assert call("insert-exits", "tiny", "--place", "photos.npz", monkeypatch=patch) == 130
+        assert not (data / "tiny.perse").exists()
+    monkeypatch.setattr(placing, "search", interrupted)
+    assert call("insert-exits", "tiny", "--place", "photos.npz", monkeypatch=monkeypatch) == 130
+    assert "(stopped: those with more were not all looked at)" in capsys.readouterr().out
+    assert (data / "tiny.perse").exists()
+
+
 def test_ctrl_c_before_changes_nothing(network: Program) -> None:
     def stop(what: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
