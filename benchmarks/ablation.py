@@ -9,22 +9,17 @@ given with its standard error over people.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from people import data_of, own_folder, personalise, right
+from people import data_of, over_people, own_folder, personalise, right
 
-from perse_compile.artifact import open_artifact
 from perse_compile.personalise.data import Images
 from perse_compile.personalise.shifts import Shift
 from perse_compile.personalise.users import POPULATIONS, Sizes, seen_by, simulate
-from perse_compile.study.watch import link_programs
 
 TRAIN, SHARES = 300, (1.0, 0.1, 0.0)
 SEVERE = 0.10
@@ -93,27 +88,5 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("data", type=Path)
-    for name, value in (("users", 10), ("seeds", 5), ("test", 600), ("jobs", 1)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        link_programs(open_artifact(given.artifact), Path(folder))
-        common = given.artifact, Path(folder), given.data, given.users, given.test
-        people = [(seed, number) for seed in range(given.seeds) for number in range(given.users)]
-        rows = []
-        with ProcessPoolExecutor(given.jobs) as pool:
-            for done, future in enumerate([pool.submit(live, *common, *person) for person in people], 1):
-                rows += future.result()
-                print(f"{done} of {len(people)} people", end="\r", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(rows))
-    print(table(rows))
-
-
 if __name__ == "__main__":
-    main()
+    over_people(live, __doc__, table, users=10, seeds=5, test=600)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from perse_compile.artifact import open_artifact
 from perse_compile.devices import LocalDevice
 from perse_compile.manifest import BACKBONE
 from perse_compile.personalise.data import Images, read_images
-from perse_compile.study.watch import watch
+from perse_compile.study.watch import link_programs, watch
 
 
 @cache
@@ -50,3 +53,30 @@ def personalise(artifact: Path, own: Path, train: Images, seed: int, words: Sequ
     if ran.returncode != 0:
         return {"live": False, "verdict": ran.stderr.strip(), "seconds": 0.0}
     return {name: value for name, value in json.loads(ran.stdout).items() if name in ("live", "verdict", "seconds")}
+
+
+# live(artifact, work, data, users, test, seed, number): the rows of one person
+Live = Callable[[Path, Path, Path, int, int, int, int], list[dict[str, Any]]]
+
+
+def over_people(live: Live, about: str | None, table: Callable[[list[dict[str, Any]]], str], **defaults: int) -> None:
+    """The command line of a benchmark, its people side by side, and its table."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("data", type=Path)
+    for name, value in {**defaults, "jobs": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        link_programs(open_artifact(given.artifact), Path(folder))
+        common = given.artifact, Path(folder), given.data, given.users, given.test
+        people = [(seed, number) for seed in range(given.seeds) for number in range(given.users)]
+        rows = []
+        with ProcessPoolExecutor(given.jobs) as pool:
+            for done, future in enumerate([pool.submit(live, *common, *person) for person in people], 1):
+                rows += future.result()
+                print(f"{done} of {len(people)} people", end="\r", flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(rows))
+    print(table(rows))

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from perse_compile import cli_artifact, cli_devices, cli_place, cli_show, cli_study, cli_targets, cli_tune, driver
+from perse_compile import (
+    cli_artifact,
+    cli_devices,
+    cli_personalise,
+    cli_place,
+    cli_program,
+    cli_show,
+    cli_study,
+    cli_targets,
+    cli_tune,
+    driver,
+)
+from perse_compile.cli_options import Json
 from perse_compile.cli_tune import INTERRUPTED
 from perse_compile.console import console, errors, print_json, progress, table, warn
 from perse_compile.errors import ModelError, PassError, PerseError
@@ -31,7 +43,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON, for scripts.")]
 NumClasses = Annotated[
     int | None, typer.Option("--num-classes", min=1, help="How many classes; the model's own number by default.")
 ]
@@ -146,6 +157,8 @@ def models(json: Json = False) -> None:
         console().print("\n".join(names), highlight=False)
 
 
+cli_program.register(app)
+cli_personalise.register(app)
 cli_artifact.register(app)
 cli_devices.register(app)
 cli_show.register(app)

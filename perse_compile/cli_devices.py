@@ -1,4 +1,4 @@
-"""Commands on artifacts and the devices they run on: push, bench."""
+"""Commands on devices: push, bench; and doctor, on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from perse_compile import driver
-from perse_compile.cli_artifact import ArtifactFolder, DeviceName, Json, Threads
+from perse_compile.cli_options import ArtifactFolder, DeviceName, Json, Threads
 from perse_compile.console import console, print_json, progress, say, table, warn
 
 PushTo = Annotated[str, typer.Option("--device", metavar="DEVICE", help="ssh://USER@HOST:PORT, adb or adb:SERIAL.")]
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     for name, command, example in (
         ("push", push, "push resnet50-arm64-android --device adb"),
         ("bench", bench, "bench resnet50-raspberry-pi-4 --device ssh://pi@raspberrypi"),
+        ("doctor", doctor, "doctor"),
     ):
         app.command(name, epilog=f"Example: perse-compile {example}")(command)
 
@@ -42,6 +43,22 @@ def bench(artifact: ArtifactFolder, device: DeviceName = None, threads: Threads 
     if result["kind"] == "emulator":
         warn("times under the emulator say nothing of any device's speed, not even which exit is the faster")
     print_json(result) if json else show_times(result)
+
+
+def doctor(json: Json = False) -> None:
+    """Check this machine: what is installed, what is missing, and how to get it."""
+    findings = driver.examine()
+    if json:
+        print_json({"findings": findings})
+    else:
+        shown = table("", "found", "what to do")
+        shown.columns[1].justify = shown.columns[2].justify = "left"
+        for finding in findings:
+            mark = "[green]✓[/]" if finding["fine"] else "[red]✗[/]"
+            shown.add_row(f"{mark} {escape(finding['what'])}", escape(finding["found"]), escape(finding["advice"]))
+        console().print(shown)
+    if not all(finding["fine"] for finding in findings):
+        raise typer.Exit(1)
 
 
 def show_times(result: dict[str, Any]) -> None:

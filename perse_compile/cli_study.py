@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perse_compile import driver
-from perse_compile.cli_artifact import ArtifactFolder, Data, Json
+from perse_compile.cli_options import ArtifactFolder, Data, Json
 from perse_compile.cli_study_tables import show_study
 from perse_compile.cli_tune import INTERRUPTED
 from perse_compile.console import print_json, progress, warn

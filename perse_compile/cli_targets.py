@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from perse_compile import driver
+from perse_compile.cli_options import Json
 from perse_compile.console import console, print_json, say, table
 from perse_compile.errors import TargetError
 from perse_compile.targets import Target
@@ -37,7 +38,7 @@ def targets(
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="TOML that --probe writes; named after the board here."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print figures as JSON, for scripts.")] = False,
+    json: Json = False,
 ) -> None:
     """List the devices that `build` compiles for, show one in full, or describe a connected one."""
     if (probe is not None and name is not None) or (probe is None and output is not None):

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perse_compile import driver
+from perse_compile.cli_options import Json
 from perse_compile.console import console, errors, print_json, say, table, warn
 from perse_compile.errors import TuningError
 
@@ -58,7 +59,7 @@ def tune(
     import_: Annotated[
         Path | None, typer.Option("--import", metavar="FILE", help="Read what another exported, nothing else.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print figures as JSON, for scripts.")] = False,
+    json: Json = False,
 ) -> None:
     """Search for the fastest kernels on a device; `build` uses them from then on."""
     if export is not None or import_ is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +97,23 @@ def bundled(build_bundled: tuple[Program, Path], tmp_path: Path) -> tuple[Progra
 def artifact(build_tiny: Callable[[str], Built], tmp_path: Path) -> Path:
     """An own copy of the small program's artifact for this machine."""
     return Path(shutil.copytree(build_tiny("x86_64-linux").artifact.folder, tmp_path / "tiny-x86_64-linux"))
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+    """call("build", ..., code=0): what the command wrote to stdout and to stderr, on a wide terminal."""
+    from perse_compile import cli
+
+    def run(*words: str | Path, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", ["perse-compile", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        assert int(caught.value.code or 0) == code, captured.err
+        return captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

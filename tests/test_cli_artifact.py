@@ -24,23 +24,7 @@ from tests.artifacts import CLASSES, checksums, pictures, through_another_camera
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
-    """call("build", ..., code=0): what went to stdout and to stderr."""
-
-    def run(*words: str | Path, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["perse-compile", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        assert int(caught.value.code or 0) == code, captured.err
-        return captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -145,6 +129,16 @@ def test_personalise(artifact: Path, mine: Path, call: Any) -> None:
     found = json.loads(out)
     assert found["live"] and found["labelled"] and found["samples"]["judged"] > 0
     assert {e["name"] for e in found["exits"]} == {"exit0", "exit1", "final"}
+
+
+def test_personalise_for_speed(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
+    words = ("personalise", artifact, "--data", mine, "--max-drop", "0")
+    own = json.loads(call(*words, "--json")[0])["after"]
+    call("personalise", artifact, "--reset")
+    quick = json.loads(call(*words, "--against", "factory", "--json")[0])["after"]
+    assert quick["cost"] <= own["cost"]
+    call("personalise", artifact, "--reset")
+    assert "a mean cost of 0.1% cannot be had" in call(*words, "--max-cost", "0.001")[0]
 
 
 def test_personalise_without_labels(artifact: Path, tmp_path: Path, call: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perse_compile import cli, devices, driver, manifest
+from perse_compile import devices, driver, manifest
 from perse_compile.artifact import open_artifact
 from perse_compile.building.build import Built
 from perse_compile.devices.remote import RemoteDevice
@@ -208,20 +207,6 @@ def test_the_heads_before_go_there_too(device: RemoteDevice, there: Path, artifa
 
 
 # --- commands ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
-    def run(*words: str | Path, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(sys, "argv", ["perse-compile", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        assert int(caught.value.code or 0) == code, captured.err
-        return captured.out, captured.err
-
-    return run
 
 
 def test_push_command(sshd: Sshd, there: Path, artifact: Path, call: Any) -> None:

@@ -363,6 +363,18 @@ def test_watch(artifact: Path) -> None:
     assert (artifact / "heads.pack").read_bytes() == heads
 
 
+def test_a_mean_cost(artifact: Path) -> None:
+    """Thresholds that keep it; one that the first exit alone exceeds is named, and as little as there is taken."""
+    words = "calibrate", artifact / "generic_x.npy", "--labels", artifact / "generic_y.npy", "--max-drop", 0
+    free = answer(artifact, *words)["after"]
+    bound = free["cost"] - 0.05
+    held = answer(artifact, *words, "--max-cost", bound)["after"]
+    assert held["cost"] <= bound + 1e-6 and held["accuracy"] <= free["accuracy"]
+    told = perse(artifact, *words, "--max-cost", 0.001).stdout
+    assert "a mean cost of 0.1% cannot be had: the first exit alone costs more" in told
+    assert "cannot be had" not in perse(artifact, *words, "--max-cost", 0.999).stdout
+
+
 def test_exits(artifact: Path) -> None:
     found = answer(artifact, "exits", "--runs", "3")
     assert [e["enabled"] for e in found["exits"]] == [True] * 3 and found["worst_ms"] > found["full_ms"] > 0
@@ -512,6 +524,9 @@ def test_full_disk(artifact: Path) -> None:
         (["run"], "needs a .npy file: run"),
         (["run", "a", "b"], "one file is enough: b"),
         (["personalise", "x", "--folds", "1"], "--folds"),
+        (["personalise", "x", "--against"], "option needs a value: --against"),
+        (["personalise", "x", "--against", "mars"], "not final or factory: mars"),
+        (["personalise", "x", "--max-cost", "1.5"], "value out of range: --max-cost"),
     ],
 )
 def test_wrong_usage(artifact: Path, arguments: list[str], text: str) -> None:

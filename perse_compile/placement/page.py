@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from perse_compile.devices.files import written_atomically
 from perse_compile.errors import DataError
 from perse_compile.placement.points import limit
+from perse_compile.report.environment import render
 from perse_compile.study.chart import Line, chart
 
 if TYPE_CHECKING:
     from perse_compile.placement.place import Placement
 
-FOLDER = Path(__file__).parent
 KINDS = (".html", ".svg")
 COLOURS = ("#0b6bcb", "#b3541e", "#1a7f37", "#8250df", "#bf3989", "#6e7781")  # readable on white and on black
 SVG_STYLE = (
@@ -45,17 +44,8 @@ def draw(name: str, found: Placement, path: Path) -> None:
 
 def placement_page(name: str, found: Placement) -> str:
     """One self-contained page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["limit"] = limit
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    template = environment.get_template("placement.html.jinja")
-    return template.render(name=name, found=found.as_dict(), picture=Markup(front_chart(found)))
+    picture = Markup(front_chart(found))
+    return render("placement.html.jinja", found.as_dict(), name=name, picture=picture, limit=limit)
 
 
 def svg(found: Placement) -> str:
