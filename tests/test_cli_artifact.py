@@ -131,7 +131,7 @@ def test_personalise(artifact: Path, mine: Path, call: Any) -> None:
     assert {e["name"] for e in found["exits"]} == {"exit0", "exit1", "final"}
 
 
-def test_personalise_for_speed(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
+def test_personalise_for_speed(artifact: Path, mine: Path, call: Any) -> None:
     words = ("personalise", artifact, "--data", mine, "--max-drop", "0")
     own = json.loads(call(*words, "--json")[0])["after"]
     call("personalise", artifact, "--reset")
