@@ -29,6 +29,8 @@ BUILT_TARGETS = ("x86_64-linux", "arm64-linux", "arm64-android", "raspberry-pi-4
 NATIVE, ARM = BUILT_TARGETS[0], [pytest.param(name, marks=pytest.mark.arm) for name in BUILT_TARGETS[1:]]
 EVERYWHERE = [NATIVE, *ARM]
 SIZE, CLASSES = 32, ("red dots", "green", "blue", "stripes", "checks")
+# What a command may change that changes heads; report.html and measured.json tell of it.
+CHANGED = {"heads.pack", "heads.pack.previous", "measured.json", "report.html"}
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 

@@ -365,9 +365,9 @@ def test_watch(artifact: Path) -> None:
 
 def test_a_mean_cost(artifact: Path) -> None:
     """Thresholds that keep it; one that the first exit alone exceeds is named, and as little as there is taken."""
-    words = "calibrate", artifact / "generic_x.npy", "--labels", artifact / "generic_y.npy", "--max-drop", 0
+    words = "calibrate", artifact / "user_x.npy", "--max-drop", 0  # strange images: the first exit contradicts the last
     free = answer(artifact, *words)["after"]
-    bound = free["cost"] - 0.05
+    bound = free["cost"] - 0.2
     held = answer(artifact, *words, "--max-cost", bound)["after"]
     assert held["cost"] <= bound + 1e-6 and held["accuracy"] <= free["accuracy"]
     told = perse(artifact, *words, "--max-cost", 0.001).stdout

@@ -11,7 +11,7 @@ static const double LEAST_LIKELY = 1e-3;  /* that a single answer can cost in th
 static const double WORTH_IT = 0.02;      /* nats of mean log-probability, where no more answers are right */
 
 perse_fit_options perse_fit_defaults(void) {
-    return (perse_fit_options){.epochs = 40, .folds = 4, .learning_rate = 0.5f, .momentum = 0.9f, .decay = 3e-4f,
+    return (perse_fit_options){.epochs = 40, .folds = 4, .learning_rate = 0.5f, .momentum = 0.9f, .decay = 1e-3f,
                                .teacher_temperature = 2.0f, .label_weight = 0.9f, .max_drop = 0.01f, .seed = 1};
 }
 

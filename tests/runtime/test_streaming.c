@@ -364,7 +364,7 @@ static void test_estimate(void) {
     EXPECT(PERSE_OK, perse_estimate_fit(p, 100, 200, &o, block, size, &e));
     CHECK(e.images == 100 && e.samples == 200 && e.epochs_at_most == o.epochs && e.seconds > 0 && e.seconds < e.seconds_at_most);
     CHECK(e.core_seconds == 2 * e.seconds && e.core_seconds_at_most == 2 * e.seconds_at_most);
-    CHECK(e.memory == perse_memory_size(2) + p->plan->backbone_size + perse_fit_size(p, 200) + 200 * FEATURES * 4 + 100 * PIXELS);
+    CHECK(e.memory == perse_memory_size(2) + p->plan->backbone_size + perse_fit_size(p, 200) + 200 * FEATURES * 2 + 100 * PIXELS);
     EXPECT(PERSE_OK, perse_estimate_fit(p, 100000, 200000, &o, block, size, &twice));
     CHECK(twice.seconds > 50 * e.seconds && twice.memory > 500 * (e.memory - perse_memory_size(2) - p->plan->backbone_size));
     EXPECT(PERSE_OK, perse_save_pack(p)); /* the heads are as they were */

@@ -123,7 +123,7 @@ static const command commands[] = {
      "  --progress          lines `progress PHASE DONE TOTAL` on stderr\n"
      "  --epochs N          (40)                  --folds N        (4)\n"
      "  --learning-rate X   (0.5)                 --momentum X     (0.9)\n"
-     "  --decay X           towards the old head (0.0003)\n"
+     "  --decay X           towards the old head (0.001)\n"
      "  --temperature T     of the teacher (2)    --label-weight A share of the label in the loss (0.9)\n"
      "  --max-drop X        accuracy that early answers may lose (0.01)\n"
      "  --against WHOM      final: the person's own final exit; factory: the network as built, where labels tell: then early\n"
