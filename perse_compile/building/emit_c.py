@@ -10,6 +10,7 @@ from perse_compile.errors import BuildError
 from perse_compile.lowering.heads import STEP_INPUTS, UPDATE_INPUTS
 from perse_compile.lowering.network import TRAIN_BATCH, LoweredExit, Network
 from perse_compile.lowering.plan import Argument, Line
+from perse_compile.lowering.schedules.rows import SUMS
 from perse_compile.macs import head_macs
 
 HEAD = ["features", "head->shift", "head->scale", "head->weight", "head->bias"]
@@ -83,9 +84,14 @@ def _comment(text: str) -> str:
 
 
 def _prototypes(network: Network) -> str:
-    """Every kernel writes its last argument."""
-    inputs = {name: "const void *, " * (len(func.params) - 1) for name, func in network.kernels.items()}
-    return "".join(f"int {c_name(name)}({given}void *);\n" for name, given in inputs.items())
+    """Every kernel writes its last argument; one that adds up rows, the sums before it."""
+    written = {name: 2 if SUMS in func.attrs else 1 for name, func in network.kernels.items()}
+    return "".join(prototype(c_name(name), len(network.kernels[name].params) - n, n) for name, n in written.items())
+
+
+def prototype(kernel: str, read: int, written: int) -> str:
+    """How C declares a kernel that reads and then writes so many tensors."""
+    return f"int {kernel}({', '.join(['const void *'] * read + ['void *'] * written)});\n"
 
 
 def _calls(line: Line, parameters: list[str], results: dict[int, str]) -> list[str]:

@@ -11,23 +11,26 @@ from perse_compile.lowering.concatenation import find_parts
 from perse_compile.lowering.fuse import Group, group_nodes, op_of
 from perse_compile.lowering.kernels.padding import Margins
 from perse_compile.lowering.kernels.scope import Part, Scales
+from perse_compile.lowering.pooled import find_summed
 from perse_compile.lowering.scaling import find_scaled
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """`parts`: results that lie in an image with others. `scales`: products that a convolution's weights take in."""
+    """`parts`: results that lie in an image with others. `scales`: products that a convolution's weights take in.
+    `summed`: images whose rows are added up by the kernel that makes them, in so many pieces."""
 
     groups: list[Group]
     parts: Mapping[fx.Node, Part]
     scales: Scales
+    summed: Mapping[fx.Node, int]
 
 
 def arrange(nodes: list[fx.Node], kept: set[fx.Node], around: Callable[[fx.Node], Margins]) -> Arrangement:
     """`kept` are nodes whose value is needed outside; `around` gives the margins that an image should have."""
     parts, scales = find_parts(nodes, around), find_scaled(nodes, kept)
     alone = {*scales, *(node for node in parts if op_of(node) == "concat")}
-    return Arrangement(group_nodes(nodes, kept, alone), parts, scales)
+    return Arrangement(group_nodes(nodes, kept, alone), parts, scales, find_summed(nodes, kept))
 
 
 def groups_of(nodes: list[fx.Node], kept: set[fx.Node]) -> list[Group]:

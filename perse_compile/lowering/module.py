@@ -52,6 +52,12 @@ class ModuleBuilder:
                     if call.continues:
                         arguments.append(values[call.output])
                         result = relax.op.call_tir_inplace(kernel, arguments, len(call.inputs), kind)
+                    elif call.sums:
+                        of_rows, shape = call.sums
+                        kinds = [relax.TensorType(shape, "float32"), kind]
+                        both = self.builder.emit(relax.op.call_tir(kernel, arguments, kinds))
+                        values[of_rows] = self.builder.emit(relax.TupleGetItem(both, 0))
+                        result = relax.TupleGetItem(both, 1)
                     else:
                         result = relax.op.call_tir(kernel, arguments, kind)
                     values[call.output] = self.builder.emit(result)
@@ -114,7 +120,7 @@ def lower_groups(
 ) -> Iterator[tuple[Group, list[KernelCall]]]:
     """The same, group by group; `values` gains a group's result before the group is given."""
     for group in arrangement.groups:
-        yield group, lower_group(group, values, weight_of, choices, arrangement.parts, arrangement.scales)
+        yield group, lower_group(group, values, weight_of, choices, arrangement)
 
 
 def weights_of(module: fx.GraphModule) -> Any:

@@ -18,6 +18,7 @@ from perse_compile.lowering.kernels import margins
 from perse_compile.lowering.kernels.scope import KernelCall, Stored, copy
 from perse_compile.lowering.module import ModuleBuilder, lower_nodes, weights_of
 from perse_compile.lowering.plan import Argument, Buffer, Line, place, prim_funcs, read_line
+from perse_compile.lowering.pooled import sums_of
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.values import CHANNELS_LAST, Constant
 from perse_compile.lowering.workload import note_fused
@@ -161,18 +162,20 @@ def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dic
         inside[tap.name] = Stored(tap.name, seen.shape, seen.order)
         calls.append(copy(seen, inside[tap.name], builder.choices.target))
     result = inside[tap.name]
-    builder.add_function(f"stage_{stage.name}", [entering], calls, [result])
+    sums = [inside[sums_of(tap)]] if sums_of(tap) in inside else []
+    builder.add_function(f"stage_{stage.name}", [entering], calls, [result, *sums])
     values[tap.name] = replace(result, name=tap.name)
+    values |= {each.name: each for each in sums}
 
 
 def _add_pool(builder: ModuleBuilder, program: Program, exit: Exit, values: dict[str, Stored]) -> None:
     pool = next(
         node for node in program.node(exit.tap).users if getattr(node.target, "__name__", "") == "pool_features"
     )
-    tap = values[exit.tap]
-    inside = {exit.tap: tap}
+    tap, sums = values[exit.tap], values.get(sums_of(program.node(exit.tap)))
+    inside = {each.name: each for each in (tap, sums) if each is not None}
     calls = lower_nodes([pool], {pool}, inside, weights_of(program.module), builder.choices)
-    builder.add_function(f"pool_{exit.name}", [tap], calls, [inside[pool.name]])
+    builder.add_function(f"pool_{exit.name}", [sums or tap], calls, [inside[pool.name]])
 
 
 def _add_head(builder: ModuleBuilder, exit: Exit, classes: int) -> None:
@@ -201,7 +204,7 @@ def _plan(program: Program, lines: dict[str, Line]) -> tuple[int, int]:
         _feed(stage, current)
         clock.run(stage)
         current = _buffer(stage.results[0])
-        _feed(pool, current)
+        _feed(pool, _buffer(stage.results[-1]))  # its image, or the sums of the image's rows
         clock.run(pool)
         clock.touch(current)
         clock.run(head)

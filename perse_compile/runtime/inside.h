@@ -146,8 +146,14 @@ uint64_t perse_full_macs(const perse_plan *plan);
 /* features -> logits with any head; enters the pool. logits: NULL leaves them in p->logits. */
 perse_status perse_apply_head(perse *p, uint32_t exit, const perse_head *head, const float *features, float *logits);
 
+/* ---- answer.c ---- */
+
+uint32_t perse_argmax(const float *values, uint32_t count);
 /* Top-1 of softmax(logits / temperature). False when the logits are not finite. */
 bool perse_top(const float *logits, uint32_t classes, float temperature, int *label, float *confidence);
+void perse_probabilities(const float *logits, uint32_t classes, double temperature, float *out);
+/* The sum of exp((logits - top) * inverse_temperature); no logit exceeds `top`. */
+double perse_exp_sum(const float *logits, uint32_t classes, double top, double inverse_temperature);
 
 /* ---- levels.c ---- */
 
@@ -204,8 +210,6 @@ typedef struct {
 
 void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, perse_lab *lab);
 perse_status perse_check_samples(const perse *p, const perse_samples *samples, bool *labelled);
-uint32_t perse_argmax(const float *values, uint32_t count);
-void perse_probabilities(const float *logits, uint32_t classes, double temperature, float *out);
 perse_status perse_lab_logits(perse_lab *lab, uint32_t exit, const perse_head *head, perse_slice slice, float *out);
 double perse_lab_loss(perse_lab *lab, const float *logits, perse_slice slice, double temperature);
 double perse_lab_temperature(perse_lab *lab, const float *logits, perse_slice slice); /* of the least loss */

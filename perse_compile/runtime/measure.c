@@ -40,19 +40,6 @@ static float *row(const perse_lab *lab, const float *table, uint32_t sample) {
     return (float *)(uintptr_t)table + (size_t)sample * lab->p->plan->classes;
 }
 
-uint32_t perse_argmax(const float *values, uint32_t count) {
-    uint32_t best = 0;
-    for (uint32_t k = 1; k < count; k++)
-        if (values[k] > values[best]) best = k;
-    return best;
-}
-
-void perse_probabilities(const float *logits, uint32_t classes, double temperature, float *out) {
-    double top = logits[perse_argmax(logits, classes)], sum = 0;
-    for (uint32_t k = 0; k < classes; k++) sum += exp((logits[k] - top) / temperature);
-    for (uint32_t k = 0; k < classes; k++) out[k] = (float)(exp((logits[k] - top) / temperature) / sum);
-}
-
 perse_status perse_lab_logits(perse_lab *lab, uint32_t exit, const perse_head *head, perse_slice slice, float *out) {
     uint32_t offset = perse_feature_offset(lab->p->plan, exit);
     for (uint32_t j = 0; j < slice.count; j++) {
@@ -89,9 +76,8 @@ static double loss_at(const perse_lab *lab, const float *logits, perse_slice sli
     for (uint32_t j = 0; j < slice.count; j++) {
         uint32_t i = slice.index[j];
         const float *z = row(lab, logits, i);
-        double top = z[perse_argmax(z, classes)], sum = 0;
-        for (uint32_t k = 0; k < classes; k++) sum += exp((z[k] - top) / temperature);
-        loss += log(sum) + (top - lab->dot[i]) / temperature;
+        double top = z[perse_argmax(z, classes)];
+        loss += log(perse_exp_sum(z, classes, top, 1 / temperature)) + (top - lab->dot[i]) / temperature;
     }
     return loss / (slice.count > 0 ? slice.count : 1);
 }

@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from perse_compile.building.emit_c import prototype
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.values import Constant
 from perse_compile.targets import Target
@@ -120,11 +121,14 @@ def _table(number: int, candidate: Candidate, pieces: _Pieces, kernels: list[Com
     images = {stored.name: stored for stored in candidate.images}
     for i, call in enumerate(candidate.calls):
         given = [_argument(call, position, memory, images, pieces) for position in range(len(call.inputs))]
-        if call.output not in memory.at:
-            memory.take(call.output, 4 * math.prod(call.shape))
+        written = [*([call.sums] if call.sums else []), (call.output, call.shape)]
+        for output, shape in written:
+            if output not in memory.at:
+                memory.take(output, 4 * math.prod(shape))
         name = kernels[i].symbol
-        prototypes.append(f"int {name}({'const void *, ' * len(given)}void *);\n")
-        statements.append(f"    if ({name}({', '.join([*given, f'A({memory.at[call.output]})'])}) != 0) return 1;\n")
+        prototypes.append(prototype(name, len(given), len(written)))
+        arguments = [*given, *(f"A({memory.at[output]})" for output, _ in written)]
+        statements.append(f"    if ({name}({', '.join(arguments)}) != 0) return 1;\n")
     extents = [extent for kernel in kernels for extent in kernel.launches]
     rows = "".join(
         f"    {{{'PERSE_ANY' if at is None else f'{at}u'}, {to}u, {size}u}},\n" for at, to, size in memory.inputs

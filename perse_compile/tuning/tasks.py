@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from torch import fx
-
 from perse_compile.lowering.arrangement import Arrangement, arrange, groups_of
 from perse_compile.lowering.choices import Choices, Chosen, Knobs, default
 from perse_compile.lowering.fuse import Group
 from perse_compile.lowering.heads import lower_head
 from perse_compile.lowering.kernels import lower_group, margins
-from perse_compile.lowering.kernels.scope import KernelCall, Part, Stored
+from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import lower_groups, weights_of
 from perse_compile.lowering.values import CHANNELS_LAST
 from perse_compile.lowering.workload import Workload, note_fused
@@ -48,14 +46,15 @@ class Place:
                     stored = margins.with_margins(node.name, stored.shape, margins.wanted(node, choices))
             values[node.name] = stored
             images.append(stored)
-        calls = lower_group(self.group, values, self.weights, choices, self._part(), self.arrangement.scales)
+        calls = lower_group(self.group, values, self.weights, choices, self._alone())
         return calls, tuple(images)
 
-    def _part(self) -> dict[fx.Node, Part]:
+    def _alone(self) -> Arrangement:
         """Where its result lies in an image with others, which here is the result's own."""
         last = self.group.last
         part = self.arrangement.parts.get(last)
-        return {} if part is None else {last: replace(part, image=replace(part.image, name=last.name))}
+        own = {} if part is None else {last: replace(part, image=replace(part.image, name=last.name))}
+        return replace(self.arrangement, parts=own)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import fx
 from tvm import te
@@ -18,11 +19,16 @@ from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.expressions import BINARY, UNARY
 from perse_compile.lowering.fuse import ANCHORS, WRITES_IMAGES, Group, op_of
 from perse_compile.lowering.kernels import margins, moves, normalisation, pointwise, pooling, products
-from perse_compile.lowering.kernels.scope import Array, KernelCall, Part, Scales, Scope, Stored, args_of, copy
+from perse_compile.lowering.kernels.scope import Array, KernelCall, Part, Scope, Stored, args_of, copy
+from perse_compile.lowering.pooled import sums_of
 from perse_compile.lowering.schedules import elementwise
+from perse_compile.lowering.schedules.rows import SUMS
 from perse_compile.lowering.strided import unfold_rows, with_strides
 from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order
 from perse_compile.targets import Target
+
+if TYPE_CHECKING:
+    from perse_compile.lowering.arrangement import Arrangement
 
 
 def lower_group(
@@ -30,13 +36,10 @@ def lower_group(
     values: dict[str, Stored],
     weights: Callable[[fx.Node], Array],
     choices: Choices,
-    parts: Mapping[fx.Node, Part],
-    scales: Scales,
+    arrangement: Arrangement,
 ) -> list[KernelCall]:
-    """Kernel calls of one group; enters the stored result under the last node's name in `values`.
-
-    `parts`: results that are to lie in an image with others. `scales`: products that a convolution's weights take in.
-    """
+    """Kernel calls of one group; enters the stored result under the last node's name in `values`."""
+    parts, scales = arrangement.parts, arrangement.scales
     if group.last in scales:
         values[group.last.name] = values[scales[group.last][0].name]
         return []
@@ -56,9 +59,11 @@ def lower_group(
             raise LoweringError(f"node {node.name}: no lowering for {op} ({error})") from error
     result = scope.inner[group.last]
     stored = _store(scope, group.last, result)
-    calls = [*scope.before, call(scope, group, result, stored)]
+    made = call(scope, group, result, stored, arrangement.summed.get(group.last, 0))
     values[group.last.name] = stored
-    return calls
+    if made.sums:
+        values[sums_of(group.last)] = Stored(*made.sums, CHANNELS_LAST)
+    return [*scope.before, made]
 
 
 def _stored_inputs(group: Group, values: dict[str, Stored]) -> list[Stored]:
@@ -74,15 +79,22 @@ def _store(scope: Scope, node: fx.Node, result: Value) -> Stored:
     return scope.part.stored() if scope.part else margins.with_margins(node.name, shape, scope.margins)
 
 
-def call(scope: Scope, group: Group, result: Value, stored: Stored) -> KernelCall:
-    func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor]).with_attrs(scope.attributes)
-    unfolded, lies = dict(scope.unfolded), stored
+def call(scope: Scope, group: Group, result: Value, stored: Stored, pieces: int) -> KernelCall:
+    """`pieces`: into which somebody would like the result's rows added up, if this kernel can do that."""
+    unfolded, lies, folds = dict(scope.unfolded), stored, False
     if scope.rows is not None and stored.strides is not None:
-        _, height, width, _ = stored.shape
         if (strides := stored.strides.seen_as(stored.shape, result.shape)) is not None:
             lies = replace(stored, strides=strides)
         else:
-            unfolded[len(scope.inputs)] = height, width
+            folds = True
+    func = te.create_prim_func([tensor for tensor, _ in scope.inputs] + [result.tensor]).with_attrs(scope.attributes)
+    sums = None
+    if scope.sums_rows and not (folds or scope.part) and result.order == CHANNELS_LAST:
+        sums = pooling.sums_of_rows(result.shape, pieces, stored.shape[1])
+    if sums is not None:
+        func = func.with_attr(SUMS, pieces)  # the schedule adds them up
+    if folds:
+        unfolded[len(func.params) - 1] = stored.shape[1], stored.shape[2]
     func = margins.write(with_strides(unfold_rows(func, unfolded), scope.strided), lies)
     image = scope.part.image if scope.part else stored
     begun = any(value.name == stored.name for value in scope.values.values())
@@ -98,6 +110,7 @@ def call(scope: Scope, group: Group, result: Value, stored: Stored) -> KernelCal
         stored.name,
         stored.memory if stored.strides else result.shape,
         continues=begun,
+        sums=None if sums is None else (sums_of(group.last), sums),
     )
 
 

@@ -15,6 +15,7 @@ from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.kernels.padding import padded_input
 from perse_compile.lowering.kernels.products import add_bias, windows
 from perse_compile.lowering.kernels.scope import Array, Scope, args_of
+from perse_compile.lowering.pooled import sums_of, windows_of_mean
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order, transposed
 from perse_compile.lowering.workload import of_pool
@@ -77,7 +78,7 @@ def widest_window(size: int, out: int) -> int:
 
 def adaptive(scope: Scope, node: fx.Node, size: tuple[int, int], kind: str) -> te.Tensor:
     """acc (OH, OW, C) over windows [floor(i*H/OH), ceil((i+1)*H/OH)), and, for means, divided."""
-    source = scope.read(args_of(node)[0])
+    source = rows_or_pixels(scope, node)
     if source.order != CHANNELS_LAST:
         raise LoweringError(f"node {node.name}: pooling after a permutation is not supported")
     data = source.tensor
@@ -103,12 +104,31 @@ def adaptive(scope: Scope, node: fx.Node, size: tuple[int, int], kind: str) -> t
         [-(-(i + 1) * height // oh) - i * height // oh for i in range(oh)],
         [-(-(i + 1) * width // ow) - i * width // ow for i in range(ow)],
     ).astype(np.float32)
+    counts *= math.prod(args_of(node)[0].meta["shape"][1:]) // (height * width)  # pixels in each that is added up
     if counts.min() == counts.max():
         return te.compute(
             (oh, ow, channels), lambda h, w, c: acc[h, w, c] * constant(1.0 / float(counts.min())), name="mean"
         )
     inverse = scope.constant(f"{node.name}.inverse_counts", 1.0 / counts)
     return te.compute((oh, ow, channels), lambda h, w, c: acc[h, w, c] * inverse[h, w], name="mean")
+
+
+def rows_or_pixels(scope: Scope, node: fx.Node) -> Value:
+    """What a mean adds up: the sums of the image's rows where the kernel before gives them and the windows fit."""
+    source: fx.Node = args_of(node)[0]
+    sums = scope.values.get(sums_of(source))
+    if sums is None or not (grid := windows_of_mean(node)) or sums.shape[2] % grid:
+        return scope.read(source)
+    return scope.place(sums, sums.shape)
+
+
+def sums_of_rows(image: tuple[int, ...], pieces: int, rows: int) -> tuple[int, ...] | None:
+    """(1, H, pieces, C): the shape of what rows_or_pixels reads, for a kernel that makes an image (1, H, W, C).
+
+    `rows`: of the image. A kernel that sees other rows can only add up all of it.
+    """
+    _, height, _, channels = image
+    return None if pieces < 1 or (pieces > 1 and rows != height) else (1, height, pieces, channels)
 
 
 def adaptive_avg_pool2d(scope: Scope, node: fx.Node) -> Value:
@@ -147,15 +167,14 @@ def pool_features(scope: Scope, node: fx.Node) -> Value:
 
 def mean(scope: Scope, node: fx.Node) -> Value:
     dims, keepdim = args_of(node)[1:3]
-    source: fx.Node = args_of(node)[0]
-    value = scope.read(source)
+    value = rows_or_pixels(scope, node)
     if value.order != CHANNELS_LAST or tuple(sorted(dims)) != (2, 3):
         return mean_any(scope, node, value)
     _, height, width, channels = value.shape
     y, x = te.reduce_axis((0, height), "y"), te.reduce_axis((0, width), "x")
     data = value.tensor
     acc = te.compute((channels,), lambda c: te.sum(data[0, y, x, c], axis=[y, x]), name="acc")
-    factor = constant(1.0 / (height * width))
+    factor = constant(1.0 / math.prod(args_of(node)[0].meta["shape"][1:]))
     scope.schedule = partial(elementwise.schedule_mean, target=scope.target)
     if keepdim:
         return Value(te.compute((1, 1, 1, channels), lambda n, h, w, c: acc[c] * factor, name="mean"), CHANNELS_LAST)

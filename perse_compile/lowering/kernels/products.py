@@ -29,6 +29,7 @@ def conv2d(scope: Scope, node: fx.Node) -> Value:
     out_c, height, width = node.meta["shape"]
     name = str(weight_node.target)
     work = of_conv(node, scope.has_gaps(height, width))
+    scope.sums_rows = True
     if work.family == "depthwise":
         return depthwise(scope, node, work, name, weight, bias)
     knobs = scope.choices.decide(work, conv.ConvKnobs)

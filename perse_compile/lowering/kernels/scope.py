@@ -85,6 +85,7 @@ class KernelCall:
     output: str
     shape: tuple[int, ...]
     continues: bool = False  # writes into an output that an earlier kernel began
+    sums: tuple[str, tuple[int, ...]] | None = None  # of the output's rows, written too; the last argument but one
 
 
 @dataclass
@@ -98,6 +99,7 @@ class Scope:
     part: Part | None = None  # of an image, which the result has to be
     rows: tuple[int, int] | None = None  # (P, H*W/P) when the kernel sees (1,H,W,C) as (1,P,H*W/P,C)
     scales: Scales = field(default_factory=dict)  # inputs of convolutions that are scaled in the weights
+    sums_rows: bool = False  # whether the schedule can add up the rows of the result; set with it
     reads: list[Stored] = field(default_factory=list)  # values from outside
     unfolded: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of inputs with gaps between those rows
     inputs: list[tuple[te.Tensor, tuple[str, tuple[int, ...]] | Constant]] = field(default_factory=list)

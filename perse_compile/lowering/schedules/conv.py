@@ -15,7 +15,9 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from perse_compile.lowering.schedules.common import divisor, open_schedule, vectorise
-from perse_compile.lowering.schedules.prefetch import Walk, begin_with, next_weights
+from perse_compile.lowering.schedules.prefetch import Walk, next_weights
+from perse_compile.lowering.schedules.rows import Written, add_up
+from perse_compile.lowering.schedules.statements import surround
 from perse_compile.targets import Target
 
 FEWEST_TASKS, SHORTEST_PIECE = 8, 48
@@ -144,7 +146,7 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc
     ro, ri = sch.split(r, [None, knobs.unroll])
     outer = (co, ho) if knobs.channels_first else (ho, co)
     sch.reorder(*outer, wo, y, x, ro, ri, hi, wi, ci)
-    high = int(sch.get(ho).extent)
+    high, wide = int(sch.get(ho).extent), int(sch.get(co).extent)
     task = sch.fuse(*outer)
     sch.parallel(task)
     sch.reverse_compute_at(out, wo, preserve_unit_loops=True)
@@ -167,7 +169,10 @@ def schedule(func: tirx.PrimFunc, knobs: ConvKnobs, lanes: int) -> tirx.PrimFunc
         if of_all < int(task_loop.extent):  # every row uses the same
             block = number % of_all
     requests = _next_weights(weights, knobs, block, (row, high), [column, *steps])
-    return begin_with(sch.mod["main"], steps[-1].loop_var, requests)
+    func = surround(sch.mod["main"], steps[-1].loop_var, first=requests)
+    at_row, at_block = (number % high, number // high) if knobs.channels_first else (number // wide, number % wide)
+    written = Written(number, at_row * knobs.rows, knobs.rows, at_block * knobs.block, knobs.block)
+    return add_up(func, written, lanes)
 
 
 def _next_weights(

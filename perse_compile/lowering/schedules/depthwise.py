@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from perse_compile.lowering.schedules.common import divisor, open_schedule, vectorise
+from perse_compile.lowering.schedules.rows import Written, add_up
 from perse_compile.targets import Target
 
 FEW_WEIGHTS = 2048  # floats that stay in the first cache while all channels of a tile are done
@@ -65,7 +66,8 @@ def schedule(func: tirx.PrimFunc, knobs: DepthwiseKnobs, lanes: int) -> tirx.Pri
     sch.unroll(iw)
     if block > 1:
         sch.vectorize(ic)
-    return sch.mod["main"]
+    func, task = sch.mod["main"], sch.get(ho).loop_var
+    return add_up(func, Written(task, task * knobs.rows, knobs.rows, 0, int(func.params[-1].shape[-1])), lanes)
 
 
 def tile(height: int, width: int, channels: int, target: Target) -> tuple[int, int, int]:

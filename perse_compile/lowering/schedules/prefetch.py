@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import s_tir, tirx
+from tvm import tirx
 
 LINE = 16  # floats in a cache line
 NEAR = 8192  # floats of weights that stay in the cache anyhow
@@ -52,42 +52,4 @@ def request(buffer: tirx.Buffer, indices: Sequence[Any]) -> tirx.Stmt:
     address = tirx.address_of(tirx.BufferLoad(buffer, list(indices)))
     return tirx.Evaluate(
         tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, FOR_READING, INTO_FIRST_CACHE, DATA)
-    )
-
-
-def begin_with(func: tirx.PrimFunc, loop: tirx.Var, first: Sequence[tirx.Stmt]) -> tirx.PrimFunc:
-    """The same function where the loop of this variable begins every turn with these statements."""
-    if not first:
-        return func
-    root = func.body.block
-    block = s_tir.SBlock(
-        root.iter_vars,
-        root.reads,
-        root.writes,
-        root.name_hint,
-        _begun(root.body, loop, first),
-        root.init,
-        root.alloc_buffers,
-        root.match_buffers,
-        root.annotations,
-    )
-    body = s_tir.SBlockRealize(func.body.iter_values, func.body.predicate, block)
-    return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
-
-
-def _begun(statement: tirx.Stmt, loop: tirx.Var, first: Sequence[tirx.Stmt]) -> tirx.Stmt:
-    if isinstance(statement, tirx.SeqStmt):
-        return tirx.SeqStmt([_begun(each, loop, first) for each in statement.seq])
-    if not isinstance(statement, tirx.For):
-        return statement
-    found = statement.loop_var.same_as(loop)
-    body = tirx.SeqStmt([*first, statement.body]) if found else _begun(statement.body, loop, first)
-    return tirx.For(
-        statement.loop_var,
-        statement.min,
-        statement.extent,
-        statement.kind,
-        body,
-        statement.thread_binding,
-        statement.annotations,
     )

@@ -7,6 +7,7 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from perse_compile.lowering.schedules.common import divisor, open_schedule
+from perse_compile.lowering.schedules.rows import Written, add_up
 from perse_compile.targets import Target
 
 
@@ -44,7 +45,8 @@ def result(func: tirx.PrimFunc, m: int, target: Target) -> tirx.PrimFunc:
     sch.unroll(i)
     sch.unroll(j)
     sch.vectorize(ci)
-    return sch.mod["main"]
+    func, task = sch.mod["main"], sch.get(th).loop_var
+    return add_up(func, Written(task, task * m, m, 0, int(func.params[-1].shape[-1])), target.lanes)
 
 
 def _vectors(sch: s_tir.Schedule, channels: Any, target: Target) -> tuple[Any, Any]:
