@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from perse_compile.errors import BuildError
@@ -13,7 +14,9 @@ from perse_compile.targets import Target
 RUNTIME = Path(__file__).parent.parent / "runtime"
 PROGRAM = RUNTIME / "program"  # what the executable has more than the library
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
-FLAGS = ["-O2", "-g0", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections", "-fPIC", "-pthread"]
+FLAGS = ["-g0", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections", "-fPIC", "-pthread",
+         "-fno-asynchronous-unwind-tables"]  # fmt: skip
+BUSY = {"answer", "base", "levels", "measure", "perse", "threads"}  # sources with loops over pixels, classes or bytes
 
 
 def link(work: Path, target: Target) -> None:
@@ -39,9 +42,25 @@ def compile_c(work: Path, sources: list[str], compiler: list[str]) -> list[str]:
     zig remembers what it compiled from where: sources are best read where they are always.
     """
     objects = [f"{Path(name).stem}.o" for name in sources]
-    for name, result in zip(sources, objects, strict=True):
-        _run([*compiler, *WARNINGS, *FLAGS, "-c", name, "-o", result], work)
+
+    def make(name: str, result: str) -> None:
+        speed_or_size = "-O2" if Path(name).stem in BUSY else "-Os"
+        _run([*compiler, *WARNINGS, *FLAGS, speed_or_size, "-c", name, "-o", result], work)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(make, sources, objects))
     return objects
+
+
+def join_objects(objects: list[Path], output: Path) -> None:
+    """Object files to one, which takes their place. Raises BuildError."""
+    if len(objects) == 1:
+        objects[0].replace(output)
+        return
+    names = [each.name for each in objects]
+    _run([sys.executable, "-m", "ziglang", "ld.lld", "-r", *names, "-o", output.name], output.parent)
+    for each in objects:
+        each.unlink()
 
 
 def link_executable(work: Path, objects: list[str], output: str, target: Target) -> None:

@@ -7,7 +7,10 @@ here and the caller is generated, so the kernels take bare pointers: everything 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
+from perse_compile.building.link import join_objects
 from perse_compile.errors import LoweringError
 from perse_compile.lowering.strided import MARGINS
 from perse_compile.targets import Target
 
+PARTS = 4  # compiled side by side; always so many, that the same program gives the same bytes
 WORKSPACE = (4 << 20) // 64  # bytes a kernel may take: PERSE_WORKSPACE for PERSE_MAX_THREADS
 
 
@@ -36,6 +41,17 @@ def tvm_target(target: Target) -> tvm.target.Target:
 
 def compile_kernels(kernels: dict[str, tirx.PrimFunc], target: Target, path: Path) -> dict[str, tirx.PrimFunc]:
     """Write one object file that defines every kernel under its name; gives them as they were before LLVM's part."""
+    names = list(kernels)
+    parts = [{name: kernels[name] for name in names[part::PARTS]} for part in range(min(PARTS, len(names)))]
+    objects = [path.with_name(f"{path.stem}{part}.o") for part in range(len(parts))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(pool.map(partial(_compile_part, target=target), parts, objects))
+    join_objects(objects, path)
+    lowered = {name: func for part in done for name, func in part.items()}
+    return {name: lowered[name] for name in names}
+
+
+def _compile_part(kernels: dict[str, tirx.PrimFunc], path: Path, target: Target) -> dict[str, tirx.PrimFunc]:
     into = tvm_target(target)
     module = tvm.IRModule({name: func.with_attr("global_symbol", name) for name, func in kernels.items()})
     module = tirx.transform.BindTarget(into.with_host(into))(module)
