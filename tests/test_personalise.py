@@ -144,6 +144,25 @@ def test_a_phone_learns_the_same(
     assert session(artifact).evaluate(images(100, 61))["accuracy"] > 0.8
 
 
+@pytest.mark.arm
+@pytest.mark.parametrize("target", ["arm64-linux", "armv7-linux"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_loss_falls_alike_on_a_phone(
+    build_tiny: Callable[[str], Built], artifact: Path, tmp_path: Path, target: str, labelled: bool
+) -> None:
+    """At the beginning, on the way and at the end of the same training."""
+    device, phone = device_for(target), tmp_path / "phone"
+    shutil.copytree(build_tiny(target).artifact.folder, phone)
+    mine, losses = images(120, 62, labelled=labelled), {}
+    for epochs in (1, 3, 10, 30):
+        for where, folder in ((HERE, artifact), (device, phone)):
+            report = session(folder, where).personalise(mine, {"epochs": str(epochs), "no-levels": ""})
+            losses[epochs, where] = np.array([(x["first_loss"], x["last_loss"]) for x in report["exits"]])
+            session(folder, where).simple("reset")
+        np.testing.assert_allclose(losses[epochs, device], losses[epochs, HERE], rtol=1e-4, atol=1e-6)
+    assert (losses[30, HERE][:, 1] < losses[1, HERE][:, 1]).all()  # it is a curve
+
+
 # --- what cannot be learnt from ---------------------------------------------------------------------------
 
 
