@@ -153,14 +153,16 @@ def test_the_loss_falls_alike_on_a_phone(
     """At the beginning, on the way and at the end of the same training."""
     device, phone = device_for(target), tmp_path / "phone"
     shutil.copytree(build_tiny(target).artifact.folder, phone)
-    mine, losses = images(120, 62, labelled=labelled), {}
-    for epochs in (1, 3, 10, 30):
+    mine, curve = images(120, 62, labelled=labelled), []
+    for epochs in (1, 5, 20):
+        losses = []
         for where, folder in ((HERE, artifact), (device, phone)):
             report = session(folder, where).personalise(mine, {"epochs": str(epochs), "no-levels": ""})
-            losses[epochs, where] = np.array([(x["first_loss"], x["last_loss"]) for x in report["exits"]])
+            losses.append(np.array([(x["first_loss"], x["last_loss"]) for x in report["exits"]]))
             session(folder, where).simple("reset")
-        np.testing.assert_allclose(losses[epochs, device], losses[epochs, HERE], rtol=1e-4, atol=1e-6)
-    assert (losses[30, HERE][:, 1] < losses[1, HERE][:, 1]).all()  # it is a curve
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-6)
+        curve.append(losses[0][:, 1])
+    assert (curve[-1][:-1] < curve[0][:-1]).all()  # the final head learns from labels only
 
 
 # --- what cannot be learnt from ---------------------------------------------------------------------------
