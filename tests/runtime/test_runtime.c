@@ -934,6 +934,41 @@ static void test_levels_on_disk(void) {
     perse_close(p);
 }
 
+/* The exponential that compilers vectorise, against the C library's: whole blocks of classes and what is left over. */
+static void test_softmax(void) {
+    enum { MANY = 1003 };
+    static const float spreads[] = {0, 1, 30, 300, 3000};
+    static float z[MANY], got[MANY];
+    int label;
+    float confidence;
+    for (size_t s = 0; s < sizeof spreads / sizeof *spreads; s++)
+        for (uint32_t classes = 1; classes <= MANY; classes += 167)
+            for (float temperature = 0.05f; temperature < 21; temperature *= 20) {
+                uint64_t state = s + classes;
+                uint32_t best = 0;
+                double sum = 0;
+                for (uint32_t k = 0; k < classes; k++) {
+                    z[k] = spreads[s] * (float)((double)(perse_random(&state) >> 11) * 0x1p-53 - 0.5);
+                    if (z[k] > z[best]) best = k;
+                }
+                for (uint32_t k = 0; k < classes; k++) sum += exp(((double)z[k] - z[best]) / temperature);
+                CHECK(perse_top(z, classes, temperature, &label, &confidence));
+                CHECK(label == (int)best && fabs(confidence * sum - 1) < 1e-6);
+                CHECK(fabs(perse_exp_sum(z, classes, z[best], 1 / (double)temperature) / sum - 1) < 1e-10);
+                perse_probabilities(z, classes, temperature, got);
+                for (uint32_t k = 0; k < classes; k++)
+                    CHECK(fabs(got[k] - exp(((double)z[k] - z[best]) / temperature) / sum) < 1e-7);
+            }
+    static const uint32_t places[] = {0, 500, MANY - 1};
+    static const float unfit[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 9; i++) {
+        float kept = z[places[i / 3]];
+        z[places[i / 3]] = unfit[i % 3];
+        CHECK(!perse_top(z, MANY, 1, &label, &confidence));
+        z[places[i / 3]] = kept;
+    }
+}
+
 static void test_how_sure(void) {
     perse *p = open_with(1);
     load_user(p, "generic.raw");
@@ -1025,7 +1060,7 @@ int main(int argc, char **argv) {
         TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
         TEST(training_step), TEST(personalise), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
-        TEST(how_sure), TEST(kill),
+        TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
         TEST(places), TEST(place_refusals), TEST(estimate), TEST(watch), TEST(watch_refusals), TEST(worst_case), TEST(drop_costly),
     };
