@@ -14,7 +14,9 @@ import pytest
 
 from perse_compile import cli
 from perse_compile.building.build import Built
+from perse_compile.devices import LocalDevice
 from perse_compile.errors import DataError, DeviceError
+from perse_compile.personalise.calibrate import fit_thresholds
 from perse_compile.personalise.data import read_images
 from perse_compile.personalise.session import Session
 from perse_compile.program import Program
@@ -138,6 +140,32 @@ def test_what_the_artifact_says_is_what_is_watched(lab: Path, done: dict[str, An
         watch(
             replay.work / "watch", replay._device, replay.artifact.folder, images.pixels[:, 1:], seen_labels(images), 1
         )
+
+
+@pytest.mark.parametrize("labelled", [300, 60, 0])
+def test_thresholds_are_those_of_the_host(lab: Path, tmp_path: Path, labelled: int) -> None:
+    """What `perse calibrate` chose on features in half precision, and fit_thresholds on the same exits' answers."""
+    artifact = study.open_artifact(Path(shutil.copytree(lab / "tiny-x86_64-linux", tmp_path / "tiny")))
+    images = read_images(lab / "data.npz", artifact.input, list(CLASSES))
+    truth = np.where(np.arange(300) < labelled, seen_labels(images)[:300], -1)
+    np.save(tmp_path / "x.npy", images.pixels[:300])
+    np.save(tmp_path / "y.npy", truth)
+    words = [
+        str(tmp_path / "x.npy"),
+        "--max-drop",
+        "0.05",
+        *(["--labels", str(tmp_path / "y.npy")] if labelled else []),
+    ]
+    told = Session(artifact, LocalDevice()).simple("calibrate", *words)
+    link_programs(artifact, tmp_path)
+    seen = watch(tmp_path / "watch", LocalDevice(), artifact.folder, images.pixels[:300], truth, 1)
+    known = slice(labelled or 300)
+    top = np.arange(len(CLASSES)) == seen.labels[known, :, None]
+    sure = seen.confidence[known, :, None]
+    answers = list(np.where(top, sure, (1 - sure) / (len(CLASSES) - 1)).transpose(1, 0, 2))
+    chosen = fit_thresholds(answers, truth[known], 0.05)
+    assert [exit["enabled"] for exit in told["exits"]] == [enabled for _, enabled in chosen]
+    assert [exit["threshold"] for exit in told["exits"]] == pytest.approx([t for t, _ in chosen], abs=2e-3)
 
 
 def seen_labels(images: Any) -> np.ndarray:

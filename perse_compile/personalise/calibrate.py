@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 FEWEST_ANSWERS = 4  # that a threshold may rest on
+UNSEEN = 0.25  # answers, half of them lost, that every curve of losses starts from
+SLOPE_TRUST = 2.0  # in the slope that a calibrated exit has: -1
+LEAST_DOUBT = 1e-6  # 1 - confidence, in single precision
+ROUNDS = 50  # of Newton's method
 TEMPERATURES = (0.05, 20.0)
 GOLDEN = (math.sqrt(5) - 1) / 2
 STEPS = 40  # of the golden-section search: narrows log T from 6 to 3e-8
@@ -83,27 +87,23 @@ def fit_thresholds(
     1. R = the samples that no enabled earlier exit has taken.
     2. The confidence of a sample is the exit's greatest probability. The candidates for the threshold are the
        confidences in R; a candidate t takes the samples of R with confidence >= t.
-    3. right = the exit's top class is the label. A sample with label -1 counts as labelled with the final exit's top
-       class. (The top class is the first of equals.)
-    4. t is good when it takes at least 4 samples, and
-       (right answers of the final exit - right answers of this exit, both on the taken samples)
-       <= max_drop * (number of taken samples) + 1e-9.
+    3. An answer is lost where the final exit is right and this one is not. A sample with label -1 counts as labelled
+       with the final exit's top class. (The top class is the first of equals.)
+    4. `loss_curve` tells from all samples of R how likely an answer is lost, by its confidence. t is good when it takes
+       at least 4 samples, and of these a share of max_drop is expected to be lost at most.
     5. The threshold is the smallest good t and the exit is enabled. It is (1.0, False) and takes none when no t is
        good, or when, given `worth`, taken * saved <= |R| * asked: asking everyone costs more than it saves.
 
     The last exit is (1.0, True): it always answers.
-
-    The bound holds on these samples. On new ones the drop is a little larger, the more so the fewer samples there
-    are, because the smallest good t is chosen after looking at their losses.
     """
     tops = [np.argmax(p, -1) for p in probabilities]
     truth = np.where(labels >= 0, labels, tops[-1])
-    right_finally = (tops[-1] == truth).astype(np.int64)
+    right_finally = tops[-1] == truth
     remaining = np.ones(len(labels), bool)
     answers: list[tuple[float, bool]] = []
     for position, (probability, top) in enumerate(zip(probabilities[:-1], tops[:-1], strict=True)):
         confidence = probability.max(-1)
-        lost = right_finally - (top == truth)
+        lost = right_finally & (top != truth)
         threshold = _smallest_good(confidence[remaining], lost[remaining], max_drop)
         if threshold is not None and worth is not None:
             taken = int((remaining & (confidence >= threshold)).sum())
@@ -115,10 +115,39 @@ def fit_thresholds(
     return [*answers, (1.0, True)]
 
 
-def _smallest_good(confidence: Array, lost: NDArray[np.int64], max_drop: float) -> float | None:
+def loss_curve(confidence: Array, lost: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How likely each of N answers is lost, of its confidence [N] and of which were lost [N].
+
+    Logistic regression in x = -log(1 - confidence), drawn towards the slope of a calibrated exit, whose error is
+    1 - confidence. All answers have a say, not only those above a threshold: the few that are lost there would be a
+    poor measure, and the best of many thresholds would look better than it is.
+    """
+    count = len(confidence)
+    x = -np.log(np.maximum(1 - np.asarray(confidence, np.float64), LEAST_DOUBT))
+    spread = x.std() + 1e-9
+    x = np.stack([np.ones(count), (x - x.mean()) / spread], 1)
+    seen = lost + UNSEEN / count / 2
+    each = 1 + UNSEEN / count
+    trust, aim = np.array([0, SLOPE_TRUST]), np.array([0, -spread])
+    level = seen.sum() / (count + UNSEEN)
+    line = np.array([math.log(level / (1 - level)), 0.0])
+    for _ in range(ROUNDS):
+        likely = 1 / (1 + np.exp(-x @ line))
+        slope = x.T @ (each * likely - seen) + trust * (line - aim)
+        bend = (x.T * (each * likely * (1 - likely))) @ x + np.diag(trust + 1e-9)
+        step = np.clip(np.linalg.solve(bend, slope), -2, 2)
+        line -= step
+        if np.abs(step).sum() < 1e-7:
+            break
+    return np.asarray(1 / (1 + np.exp(-x @ line)), np.float64)
+
+
+def _smallest_good(confidence: Array, lost: NDArray[np.bool_], max_drop: float) -> float | None:
+    if not len(confidence):
+        return None
     order = np.argsort(-confidence, kind="stable")
-    confidence, losses = confidence[order], np.cumsum(lost[order])
+    confidence, losses = confidence[order], np.cumsum(loss_curve(confidence, lost)[order])
     taken = np.arange(1, len(confidence) + 1)
-    whole = np.append(confidence[1:] < confidence[:-1], True)[: len(confidence)]  # equal confidences go together
+    whole = np.append(confidence[1:] < confidence[:-1], True)  # equal confidences go together
     good = whole & (taken >= FEWEST_ANSWERS) & (losses <= max_drop * taken + 1e-9)
     return float(confidence[np.flatnonzero(good)[-1]]) if good.any() else None

@@ -193,9 +193,11 @@ static perse_verdict decide(const fit *f) {
     return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
 }
 
-/* Against the factory's final exit, early answers may lose what the person's own is better. */
+/* Against the factory's final exit, early answers may lose what the person's own is better, less a standard error: few
+ * labels say little of that. */
 static perse_aim aim(const fit *f) {
     double better = f->report->exits[f->p->plan->exits - 1].accuracy_after - f->factory;
+    better -= sqrt(fabs(better) * (1 - fabs(better)) / f->judges.count);
     bool factory = f->lab.labelled && f->o.against == PERSE_AGAINST_FACTORY && better > 0;
     return (perse_aim){f->o.max_drop + (factory ? better : 0), f->o.max_cost, f->share};
 }

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FEWEST_ANSWERS = 4 };    /* that a threshold may rest on */
-/* Standard errors of the loss that are added to it. Against a teacher every difference counts as a loss, also those for the
- * better: that is some doubt already. */
-static const double DOUBT = 1.5, DOUBT_WITH_LABELS = 2;
+enum { FEWEST_ANSWERS = 4, ROUNDS = 50 }; /* that a threshold may rest on; of Newton's method */
+static const double UNSEEN = 0.25;         /* answers, half of them lost, that every curve of losses starts from */
+static const double SLOPE_TRUST = 2;       /* in the slope that a calibrated exit has: -1 */
+static const double LEAST_DOUBT = 1e-6;    /* 1 - confidence, in single precision */
 
 void perse_lab_carve(perse_carver *c, const perse_plan *plan, uint32_t count, perse_lab *lab) {
     uint64_t table = (uint64_t)count * plan->classes;
@@ -143,22 +143,71 @@ static double saved_macs(const perse_plan *plan, uint32_t e) {
     return (double)macs;
 }
 
-/* The smallest threshold at which the accepted answers lose at most max_drop against the final exit on the same
- * samples, with some doubt added: the best of many thresholds looks better than it is. Sorts order[0..reached) by confidence and returns how many are accepted. */
+/* An answer is lost where the final exit is right and this one is not. How likely that is, as
+ * 1 / (1 + exp(-(level + slope * x))) of x = (-log(1 - confidence) - mean) / spread. */
+typedef struct {
+    double mean, spread, level, slope;
+} losses;
+
+static double surety(float confidence) { return -log(fmax(1 - (double)confidence, LEAST_DOUBT)); }
+
+static double lost_at(const losses *l, float confidence) {
+    return 1 / (1 + exp(-(l->level + l->slope * (surety(confidence) - l->mean) / l->spread)));
+}
+
+/* Logistic regression, drawn towards the slope of a calibrated exit, whose error is 1 - confidence. All answers have a say,
+ * not only those above a threshold: the few that are lost there would be a poor measure. */
+static losses fit_losses(const perse_lab *lab, uint32_t count, const perse_answer *mine, const perse_answer *final) {
+    losses l = {0, 0, 0, 0};
+    double squares = 0, lost = UNSEEN / 2;
+    for (uint32_t j = 0; j < count; j++) {
+        uint32_t i = lab->ranked[j].index;
+        double x = surety(lab->ranked[j].key);
+        l.mean += x / count;
+        squares += x * x / count;
+        lost += final[i].label == lab->truth[i] && mine[i].label != lab->truth[i];
+    }
+    l.spread = sqrt(fmax(squares - l.mean * l.mean, 0)) + 1e-9;
+    l.level = log(lost / (count + UNSEEN - lost));
+    for (int round = 0; round < ROUNDS; round++) {
+        double up = 0, tilt = SLOPE_TRUST * (l.slope + l.spread), a = 1e-9, b = 0, c = SLOPE_TRUST + 1e-9;
+        for (uint32_t j = 0; j < count; j++) {
+            uint32_t i = lab->ranked[j].index;
+            double x = (surety(lab->ranked[j].key) - l.mean) / l.spread, p = lost_at(&l, lab->ranked[j].key);
+            double each = 1 + UNSEEN / count;
+            double off = each * p - (final[i].label == lab->truth[i] && mine[i].label != lab->truth[i]) - UNSEEN / count / 2;
+            double curve = each * p * (1 - p);
+            up += off;
+            tilt += off * x;
+            a += curve;
+            b += curve * x;
+            c += curve * x * x;
+        }
+        double even = a * c - b * b, level = (c * up - b * tilt) / even, slope = (a * tilt - b * up) / even;
+        level = fmin(fmax(level, -2), 2);
+        slope = fmin(fmax(slope, -2), 2);
+        l.level -= level;
+        l.slope -= slope;
+        if (fabs(level) + fabs(slope) < 1e-7) break;
+    }
+    return l;
+}
+
+/* The smallest threshold at which at most a share max_drop of the accepted answers is expected to be lost. Sorts
+ * order[0..reached) by confidence and returns how many are accepted. */
 static uint32_t fit_threshold(perse_lab *lab, uint32_t e, uint32_t reached, double max_drop, const perse_answer *mine,
                               const perse_answer *final, float *threshold) {
     const perse_plan *plan = lab->p->plan;
     for (uint32_t j = 0; j < reached; j++) lab->ranked[j] = (perse_ranked){mine[lab->order[j]].confidence, lab->order[j]};
     qsort(lab->ranked, reached, sizeof *lab->ranked, by_confidence);
+    losses l = fit_losses(lab, reached, mine, final);
     uint32_t accepted = 0;
-    double lost = 0, differ = 0, doubt = lab->labelled ? DOUBT_WITH_LABELS : DOUBT;
+    double lost = 0;
     for (uint32_t j = 0; j < reached; j++) {
-        uint32_t i = lab->order[j] = lab->ranked[j].index;
-        int loss = (final[i].label == lab->truth[i]) - (mine[i].label == lab->truth[i]);
-        lost += loss;
-        differ += loss != 0;
+        lab->order[j] = lab->ranked[j].index;
+        lost += lost_at(&l, lab->ranked[j].key);
         bool tie = j + 1 < reached && lab->ranked[j + 1].key == lab->ranked[j].key;
-        if (!tie && j + 1 >= FEWEST_ANSWERS && lost + doubt * sqrt(differ) <= max_drop * (j + 1) + 1e-9) accepted = j + 1;
+        if (!tie && j + 1 >= FEWEST_ANSWERS && lost <= max_drop * (j + 1) + 1e-9) accepted = j + 1;
     }
     if (accepted * saved_macs(plan, e) <= (double)reached * (double)plan->exit[e].head_macs) return 0;
     *threshold = lab->ranked[accepted - 1].key;
