@@ -8,6 +8,7 @@
 enum { FEWEST_SAMPLES = 20, FEWEST_LABELS = 10 };
 static const double SURE = 1.645;         /* standard errors: one-sided, 95 % */
 static const double LEAST_LIKELY = 1e-3;  /* that a single answer can cost in the comparison of likelihoods */
+static const double MOST = 0.5;           /* of the answers in use, that a teacher who has no labels must give too */
 static const double WORTH_IT = 0.02;      /* nats of mean log-probability, where no more answers are right */
 
 perse_fit_options perse_fit_defaults(void) {
@@ -189,6 +190,7 @@ static perse_verdict decide(const fit *f) {
     bool surely_better = likely.mean - SURE * likely.error > 0 && right.mean > -1e-9 && (right.mean > 1e-9 || likely.mean > WORTH_IT);
     bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -f->o.max_drop - 1e-9;
     bool cheaper = r->after.cost < r->before.cost - 0.005;
+    if (!f->lab.labelled && r->before.accuracy < MOST) return PERSE_CONTRADICTED;
     if (!surely_better && !(as_good && cheaper)) return right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
     return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
 }
@@ -267,6 +269,7 @@ static perse_status learn_final(fit *f) {
         fit_count_prior(f);
         return fit_teach_with_labels(f);
     }
+    if (f->report->teacher == PERSE_TEACHER_EARLY) return PERSE_OK; /* it learns with the others */
     perse_exit_report *r = &f->report->exits[final];
     memcpy(f->lab.logits, f->lab.teacher, (size_t)f->samples->count * classes * sizeof(float));
     r->accuracy_before = perse_lab_accuracy(&f->lab, f->judges, f->before + (size_t)final * f->samples->count);
@@ -281,7 +284,8 @@ static perse_status personalise(fit *f) {
     PERSE_TRY(learn_final(f));
     fit_weigh(f);
     PERSE_TRY(fit_tell(f, "teacher", 1, 1));
-    for (uint32_t e = 0; e + 1 < p->plan->exits; e++) {
+    uint32_t learn = f->report->teacher == PERSE_TEACHER_EARLY ? p->plan->exits : p->plan->exits - 1;
+    for (uint32_t e = 0; e < learn; e++) {
         PERSE_TRY(fit_learn(f, e, false));
         PERSE_TRY(choose_head(f, e));
     }

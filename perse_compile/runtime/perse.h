@@ -258,12 +258,14 @@ perse_fit_options perse_fit_defaults(void);
     X(PERSE_BETTER, "the new heads are better and in use") \
     X(PERSE_LESS_ACCURATE, "kept the old heads: the new ones are less accurate on samples they did not learn from") \
     X(PERSE_NOT_BETTER, "kept the old heads: the new ones gain neither accuracy nor time") \
-    X(PERSE_UNLEARNABLE, "kept the old heads: the labels look random, nothing learnt from them holds on new images")
+    X(PERSE_UNLEARNABLE, "kept the old heads: the labels look random, nothing learnt from them holds on new images") \
+    X(PERSE_CONTRADICTED, "kept the old heads: the final exit contradicts most answers, and no label tells who is right")
 #define PERSE_TEACHER(X) \
     X(PERSE_TEACHER_FINAL, "final exit") \
     X(PERSE_TEACHER_PERSONAL, "personalised final exit") \
     X(PERSE_TEACHER_MEAN, "mean of exits") \
-    X(PERSE_TEACHER_PRIOR, "final exit, corrected for how often the person meets each class")
+    X(PERSE_TEACHER_PRIOR, "final exit, corrected for how often the person meets each class") \
+    X(PERSE_TEACHER_EARLY, "early exit, whose answers tell more")
 #define PERSE_NAME(code, text) code,
 typedef enum { PERSE_VERDICT(PERSE_NAME) PERSE_VERDICT_COUNT } perse_verdict;
 typedef enum { PERSE_TEACHER(PERSE_NAME) PERSE_TEACHER_COUNT } perse_teacher;

@@ -6,6 +6,8 @@
 
 enum { PRIOR_ROUNDS = 200 };
 static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
+static const double HALVES_APART = 0.2, EXITS_APART = 0.1, MOST_CHANGED = 0.1; /* total variation; share of answers */
+static const double TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 
 static void scale_rows(float *logits, size_t count, double temperature) {
     for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);
@@ -76,9 +78,9 @@ void fit_count_prior(fit *f) {
 
 /* ---- without labels ---- */
 
-/* Saerens, Latinne and Decaestecker 2002: the class frequencies under which the teacher's posteriors, corrected for
- * them, average to them; of every `step`-th sample from `first`. Drawn towards uniform when samples are few. */
-static void estimate_prior(fit *f, uint32_t first, uint32_t step, double *prior) {
+/* Saerens, Latinne and Decaestecker 2002: the class frequencies under which posteriors (softmax of logits [count][classes]),
+ * corrected for them, average to them; of every `step`-th sample from `first`. Drawn towards uniform when samples are few. */
+static void estimate_prior(fit *f, const float *logits, uint32_t first, uint32_t step, double *prior) {
     uint32_t classes = f->p->plan->classes, used = (f->all.count - first + step - 1) / step;
     double uniform = 1.0 / classes, drawn = (double)classes / (classes + used);
     for (uint32_t k = 0; k < classes; k++) prior[k] = uniform;
@@ -87,7 +89,7 @@ static void estimate_prior(fit *f, uint32_t first, uint32_t step, double *prior)
         for (uint32_t k = 0; k < classes; k++) next[k] = 0;
         for (uint32_t j = first; j < f->all.count; j += step) {
             double sum = 0;
-            perse_probabilities(f->lab.teacher + (size_t)j * classes, classes, 1, f->soft);
+            perse_probabilities(logits + (size_t)j * classes, classes, 1, f->soft);
             for (uint32_t k = 0; k < classes; k++) sum += f->soft[k] * prior[k];
             for (uint32_t k = 0; k < classes; k++) next[k] += f->soft[k] * prior[k] / sum / used;
         }
@@ -108,17 +110,32 @@ static int32_t corrected(const fit *f, uint32_t i, double trust, float *out) {
     return (int32_t)perse_argmax(out, classes);
 }
 
+static double apart(const fit *f) {
+    double sum = 0;
+    for (uint32_t k = 0; k < f->p->plan->classes; k++) sum += fabs(f->prior[k] - f->prior[f->p->plan->classes + k]) / 2;
+    return sum;
+}
+
 /* The estimate takes it that only class frequencies differ from the factory's. When the images look different too, it
- * explains that away with frequencies: then two halves of the samples disagree, or many answers would change. */
-static bool prior_is_stable(fit *f) {
-    uint32_t classes = f->p->plan->classes, changed = 0;
-    double *half = f->prior + classes, apart = 0;
-    estimate_prior(f, 0, 2, f->prior);
-    estimate_prior(f, 1, 2, half);
-    for (uint32_t k = 0; k < classes; k++) apart += fabs(f->prior[k] - half[k]) / 2;
-    estimate_prior(f, 0, 1, f->prior);
-    for (uint32_t i = 0; i < f->all.count; i++) changed += corrected(f, i, 1, f->soft) != f->lab.truth[i];
-    return apart <= 0.2 && changed <= 0.1 * f->all.count;
+ * explains that away with frequencies: then two halves of the samples disagree, or the exits do, each asked for its own
+ * estimate, or many answers would change. */
+static perse_status prior_is_stable(fit *f, bool *stable) {
+    uint32_t classes = f->p->plan->classes, n = f->samples->count, changed = 0;
+    double *other = f->prior + classes;
+    estimate_prior(f, f->lab.teacher, 0, 2, f->prior);
+    estimate_prior(f, f->lab.teacher, 1, 2, other);
+    *stable = apart(f) <= HALVES_APART;
+    estimate_prior(f, f->lab.teacher, 0, 1, f->prior);
+    for (uint32_t i = 0; i < n; i++) changed += corrected(f, i, 1, f->soft) != f->lab.truth[i];
+    *stable = *stable && changed <= MOST_CHANGED * n;
+    for (uint32_t e = 0; *stable && e + 1 < f->p->plan->exits; e++) {
+        const perse_pack_entry *entry = &f->p->spare.exit[e];
+        PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
+        scale_rows(f->lab.logits, (size_t)n * classes, entry->temperature);
+        estimate_prior(f, f->lab.logits, 0, 1, other);
+        *stable = apart(f) <= EXITS_APART;
+    }
+    return PERSE_OK;
 }
 
 /* The person's final head may have learnt from labels once: then it knows more than the factory's. A fit without labels
@@ -129,24 +146,60 @@ static bool final_has_learnt(const fit *f) {
     return memcmp(f->p->live.exit[final].head.weight, f->p->spare.exit[final].head.weight, size) != 0;
 }
 
-/* The final exit (p->spare is the factory's), corrected for the person's class frequencies if they can be told; fresh's
- * final exit says the same. */
+/* What an answer of the factory's exit e tells, in nats: the entropy of the mean answer less the mean entropy. */
+static perse_status information(fit *f, uint32_t e, double *found) {
+    const perse_pack_entry *entry = &f->p->spare.exit[e];
+    uint32_t classes = f->p->plan->classes, n = f->samples->count;
+    double *mean = f->prior;
+    *found = 0;
+    for (uint32_t k = 0; k < classes; k++) mean[k] = 0;
+    PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
+    for (uint32_t i = 0; i < n; i++) {
+        perse_probabilities(f->lab.logits + (size_t)i * classes, classes, entry->temperature, f->soft);
+        for (uint32_t k = 0; k < classes; k++) {
+            mean[k] += (double)f->soft[k] / n;
+            if (f->soft[k] > 0) *found += f->soft[k] * log(f->soft[k]) / n;
+        }
+    }
+    for (uint32_t k = 0; k < classes; k++) *found -= mean[k] > 0 ? mean[k] * log(mean[k]) : 0;
+    return PERSE_OK;
+}
+
+/* The final exit, or an early one whose answers tell much more: what a camera does to images (turned, for one) can spoil
+ * deep features and leave others be. */
+static perse_status who_teaches(fit *f, uint32_t *teacher) {
+    double best, found;
+    *teacher = f->p->plan->exits - 1;
+    PERSE_TRY(information(f, *teacher, &best));
+    best += TELLS_MORE;
+    for (uint32_t e = 0; e + 1 < f->p->plan->exits; e++) {
+        PERSE_TRY(information(f, e, &found));
+        if (found <= best) continue;
+        best = found;
+        *teacher = e;
+    }
+    return PERSE_OK;
+}
+
+/* The final exit (p->spare is the factory's), corrected for the person's class frequencies if they can be told, then
+ * fresh's final exit says the same; or an exit that tells more. */
 perse_status fit_teach_without_labels(fit *f) {
-    uint32_t classes = f->p->plan->classes, n = f->samples->count, final = f->p->plan->exits - 1;
+    uint32_t classes = f->p->plan->classes, n = f->samples->count, final = f->p->plan->exits - 1, teacher = final;
     bool learnt = final_has_learnt(f);
-    const perse_pack_entry *source = learnt ? &f->p->live.exit[final] : &f->p->spare.exit[final];
+    if (!learnt) PERSE_TRY(who_teaches(f, &teacher));
+    const perse_pack_entry *source = learnt ? &f->p->live.exit[final] : &f->p->spare.exit[teacher];
     perse_pack_entry *fresh = &f->fresh.exit[final];
-    PERSE_TRY(perse_lab_logits(&f->lab, final, &source->head, f->all, f->lab.teacher));
+    PERSE_TRY(perse_lab_logits(&f->lab, teacher, &source->head, f->all, f->lab.teacher));
     scale_rows(f->lab.teacher, (size_t)n * classes, source->temperature);
     for (uint32_t i = 0; i < n; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
-    bool stable = !learnt && prior_is_stable(f);
-    f->report->teacher = learnt ? PERSE_TEACHER_PERSONAL : stable ? PERSE_TEACHER_PRIOR : PERSE_TEACHER_FINAL;
+    bool stable = false;
+    if (!learnt && teacher == final) PERSE_TRY(prior_is_stable(f, &stable));
+    f->report->teacher = learnt ? PERSE_TEACHER_PERSONAL : stable ? PERSE_TEACHER_PRIOR : teacher == final ? PERSE_TEACHER_FINAL : PERSE_TEACHER_EARLY;
+    for (uint32_t k = 0; !stable && k < classes; k++) f->prior[k] = 1.0 / classes;
+    if (teacher != final) return PERSE_OK;
     perse_head_copy(&fresh->head, &source->head, f->p->plan->exit[final].features, classes);
     fresh->temperature = source->temperature;
-    for (uint32_t k = 0; k < classes; k++) {
-        if (!stable) f->prior[k] = 1.0 / classes;
-        fresh->head.bias[k] += (float)(source->temperature * PRIOR_TRUST * log(f->prior[k] * classes));
-    }
+    for (uint32_t k = 0; k < classes; k++) fresh->head.bias[k] += (float)(source->temperature * PRIOR_TRUST * log(f->prior[k] * classes));
     for (uint32_t i = 0; stable && i < n; i++) f->lab.truth[i] = corrected(f, i, PRIOR_TRUST, f->lab.teacher + (size_t)i * classes);
     return PERSE_OK;
 }

@@ -519,6 +519,34 @@ static void test_personalise(void) {
     perse_close(p);
 }
 
+/* Without labels, where the final exit sees less than the others, or something else. */
+static void test_a_final_exit_that_knows_less(void) {
+    enum { FINAL = FEATURES - 32, OTHER = 37 };
+    perse *p = open_with(1);
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    load_user(p, "generic.raw");
+    double before = accuracy_of(p);
+    for (int i = 1; i < USERS; i++) memcpy(features + i * FEATURES + FINAL, features + FINAL, 32 * sizeof *features);
+    EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* it says the same of all */
+    CHECK(r.teacher == PERSE_TEACHER_EARLY && r.verdict == PERSE_BETTER && exit_reports[EXITS - 1].epochs > 0);
+    CHECK(fabsf(prior[0] - 1.0f / K) < 1e-6f && accuracy_of(p) > before - 0.05);
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    load_user(p, "generic.raw");
+    float kept[OTHER * 32];
+    for (int i = 0; i < OTHER; i++) memcpy(kept + i * 32, features + i * FEATURES + FINAL, 32 * sizeof *kept);
+    for (int i = 0; i < USERS; i++)
+        memcpy(features + i * FEATURES + FINAL, i + OTHER < USERS ? features + (i + OTHER) * FEATURES + FINAL : kept + (i + OTHER - USERS) * 32,
+               32 * sizeof *features);
+    uint32_t generation = perse_get_info(p).generation;
+    EXPECT(PERSE_OK, perse_set_exit(p, 0, true, 1, 0.3f));
+    EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* it speaks of other images, and the first exit answers */
+    CHECK(r.teacher != PERSE_TEACHER_EARLY && r.verdict == PERSE_CONTRADICTED && perse_get_info(p).generation == generation);
+    EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r)); /* labels tell */
+    CHECK(r.verdict != PERSE_CONTRADICTED);
+    perse_close(p);
+}
+
 /* Features in half precision are as good as the same in single. */
 static void test_halves(void) {
     perse *p = open_with(1);
@@ -1058,7 +1086,7 @@ int main(int argc, char **argv) {
 #define TEST(name) {#name, test_##name}
     static const struct { const char *name; void (*run)(void); } tests[] = {
         TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
-        TEST(training_step), TEST(personalise), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
+        TEST(training_step), TEST(personalise), TEST(a_final_exit_that_knows_less), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
         TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),

@@ -1,7 +1,8 @@
 /* camera.c - whether the camera is corrected before its images are learnt from. */
 #include "program.h"
 
-static const double TELLS_MORE = 0.05; /* nats that a correction must add to what an answer tells */
+/* Nats that a correction must add to what an answer tells: of all images, and of either half of them. */
+static const double TELLS_MORE = 0.1, EITHER_HALF = 0.05;
 
 void undo_camera(perse *p, const camera *c) {
     if (perse_set_levels(p, c->before) != PERSE_OK) check(perse_set_levels(p, NULL));
@@ -46,12 +47,23 @@ static bool taken_evenly(uint32_t number, uint32_t of, uint32_t quota) {
     return quota > 0 && number * (uint64_t)quota / of != (number + 1) * (uint64_t)quota / of;
 }
 
-/* What the final exit makes of some images, evenly spread, with the levels in use; half of them with labels, if there are so
- * many. */
-static void look(const options *o, perse *p, const images *all, float *features, perse_final *out) {
-    size_t each = perse_get_info(p).features;
-    uint32_t known = 0, total = all->count < PERSE_ENOUGH_FOR_LEVELS ? all->count : PERSE_ENOUGH_FOR_LEVELS, passed[2] = {0, 0}, count = 0;
-    int32_t labels[PERSE_ENOUGH_FOR_LEVELS];
+/* A chosen image, and how far apart its levels are. */
+typedef struct {
+    uint32_t image;
+    float contrast;
+} chosen;
+
+static int by_contrast(const void *left, const void *right) {
+    const chosen *a = left, *b = right;
+    if (a->contrast != b->contrast) return a->contrast < b->contrast ? -1 : 1;
+    return a->image < b->image ? -1 : a->image > b->image;
+}
+
+/* Some images, evenly spread, half of them with labels, if there are so many; those of least contrast first. */
+static uint32_t choose(perse *p, const images *all, chosen *some) {
+    uint32_t channels = perse_get_info(p).channels, known = 0, passed[2] = {0, 0}, count = 0;
+    uint32_t total = all->count < PERSE_ENOUGH_FOR_LEVELS ? all->count : PERSE_ENOUGH_FOR_LEVELS;
+    float *levels = take_memory(2 * channels * sizeof *levels);
     for (uint32_t i = 0; all->labels != NULL && i < all->count; i++) known += all->labels[i] >= 0;
     uint32_t of[2] = {all->count - known, known}, quota[2];
     quota[1] = known < total / 2 ? known : total - (of[0] < total / 2 ? of[0] : total / 2);
@@ -59,25 +71,58 @@ static void look(const options *o, perse *p, const images *all, float *features,
     for (uint32_t i = 0; i < all->count; i++) {
         bool labelled = all->labels != NULL && all->labels[i] >= 0;
         if (!taken_evenly(passed[labelled]++, of[labelled], quota[labelled])) continue;
-        show_progress((void *)(uintptr_t)o, "camera", count, total);
-        check(perse_features_u8(p, image_at(all, i), features + count * each));
-        labels[count++] = labelled ? all->labels[i] : -1;
+        some[count] = (chosen){i, 0};
+        check(perse_measure_levels(p, image_at(all, i), 1, levels));
+        for (uint32_t c = 0; c < channels; c++) some[count].contrast += levels[2 * c + 1] - levels[2 * c];
+        count++;
     }
-    check(perse_measure_final(p, &(perse_samples){count, features, labels, NULL}, out));
+    free(levels);
+    qsort(some, count, sizeof *some, by_contrast);
+    return count;
 }
 
-/* Features as the images are, or with the camera's levels if answers then tell more and, where there are labels, are not
- * more often wrong. */
-uint16_t *choose_features(const options *o, perse *p, const images *all, camera *c) {
-    if (!try_camera(o, p, all, c)) return extract_features(o, p, all);
-    uint32_t some = all->count < PERSE_ENOUGH_FOR_LEVELS ? all->count : PERSE_ENOUGH_FOR_LEVELS;
-    float *features = take_memory(some * (size_t)perse_get_info(p).features * sizeof *features);
-    look(o, p, all, features, &c->corrected);
-    undo_camera(p, c);
-    look(o, p, all, features, &c->plain);
+/* What the final exit makes of all images, and of either half, with the levels in use. */
+typedef struct {
+    perse_final all, flat, crisp;
+} sight;
+
+static void look(const options *o, perse *p, const images *all, const chosen *some, uint32_t count, sight *out) {
+    size_t each = perse_get_info(p).features;
+    float *features = take_memory(count * each * sizeof *features);
+    int32_t labels[PERSE_ENOUGH_FOR_LEVELS];
+    for (uint32_t j = 0; j < count; j++) {
+        show_progress((void *)(uintptr_t)o, "camera", j, count);
+        check(perse_features_u8(p, image_at(all, some[j].image), features + j * each));
+        labels[j] = all->labels != NULL ? all->labels[some[j].image] : -1;
+    }
+    uint32_t half = count / 2;
+    check(perse_measure_final(p, &(perse_samples){count, features, labels, NULL}, &out->all));
+    check(perse_measure_final(p, &(perse_samples){half > 0 ? half : count, features, labels, NULL}, &out->flat));
+    check(perse_measure_final(p, &(perse_samples){count - half, features + half * each, labels + half, NULL}, &out->crisp));
     free(features);
-    c->taken = c->corrected.information >= c->plain.information + TELLS_MORE && c->corrected.right >= c->plain.right;
-    if (c->taken) check(perse_set_levels(p, c->measured));
+}
+
+/* Answers tell more of the flat images and of the crisp ones: if they do of one half only, those may be from two cameras, and
+ * what helps the one harms the other. Where there are labels, answers are not more often wrong. */
+static bool helps(const sight *corrected, const sight *plain) {
+    return corrected->all.information >= plain->all.information + TELLS_MORE &&
+           corrected->flat.information >= plain->flat.information + EITHER_HALF &&
+           corrected->crisp.information >= plain->crisp.information + EITHER_HALF && corrected->all.right >= plain->all.right;
+}
+
+/* Features as the images are, or with the camera's levels if these help. */
+uint16_t *choose_features(const options *o, perse *p, const images *all, camera *c) {
+    chosen some[PERSE_ENOUGH_FOR_LEVELS];
+    sight plain, corrected;
+    if (!try_camera(o, p, all, c)) return extract_features(o, p, all);
+    undo_camera(p, c); /* for the contrasts as they are */
+    uint32_t count = choose(p, all, some);
+    look(o, p, all, some, count, &plain);
+    check(perse_set_levels(p, c->measured));
+    look(o, p, all, some, count, &corrected);
+    c->plain = plain.all, c->corrected = corrected.all;
+    c->taken = helps(&corrected, &plain);
+    if (!c->taken) undo_camera(p, c);
     return extract_features(o, p, all);
 }
 
