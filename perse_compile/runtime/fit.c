@@ -198,10 +198,10 @@ static perse_verdict decide(const fit *f) {
 /* Against the factory's final exit, early answers may lose what the person's own is better, less a standard error: few
  * labels say little of that. */
 static perse_aim aim(const fit *f) {
-    double better = f->report->exits[f->p->plan->exits - 1].accuracy_after - f->factory;
-    better -= sqrt(fabs(better) * (1 - fabs(better)) / f->judges.count);
-    bool factory = f->lab.labelled && f->o.against == PERSE_AGAINST_FACTORY && better > 0;
-    return (perse_aim){f->o.max_drop + (factory ? better : 0), f->o.max_cost, f->share};
+    double better = 0;
+    if (f->lab.labelled && f->o.against == PERSE_AGAINST_FACTORY) better = f->report->exits[f->p->plan->exits - 1].accuracy_after - f->factory;
+    if (better > 0) better -= sqrt(better * (1 - better) / f->judges.count);
+    return (perse_aim){f->o.max_drop + fmax(better, 0), f->o.max_cost, f->share};
 }
 
 static perse_status gate(fit *f) {

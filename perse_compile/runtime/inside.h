@@ -160,6 +160,7 @@ double perse_exp_sum(const float *logits, uint32_t classes, double top, double i
 bool perse_levels_sound(const float *levels, uint32_t channels);
 void perse_levels_use(perse *p); /* after the live levels changed */
 void perse_levels_apply(const perse *p, const uint8_t *from, uint8_t *to, size_t count);
+double perse_entropy(double share); /* one share's part of it, in nats */
 
 /* ---- training.c ---- */
 

@@ -126,7 +126,7 @@ static perse_status answer(perse *p, const perse_pack_entry *entry, const float 
     return PERSE_OK;
 }
 
-static double information(double share) { return share > 0 ? -share * log(share) : 0; }
+double perse_entropy(double share) { return share > 0 ? -share * log(share) : 0; }
 
 perse_status perse_measure_final(perse *p, const perse_samples *samples, perse_final *out) {
     if (p == NULL || samples == NULL || samples->count == 0 || (samples->features == NULL && samples->halves == NULL) || out == NULL)
@@ -146,13 +146,13 @@ perse_status perse_measure_final(perse *p, const perse_samples *samples, perse_f
         out->confidence += (double)confidence / samples->count;
         for (uint32_t k = 0; k < p->plan->classes; k++) {
             p->share[k] += (double)p->logits[k] / samples->count;
-            out->information -= information(p->logits[k]) / samples->count;
+            out->information -= perse_entropy(p->logits[k]) / samples->count;
         }
         if (samples->labels == NULL || samples->labels[i] < 0) continue;
         PERSE_TRY(answer(p, &p->live.exit[final], features, &label, &confidence));
         out->labelled++;
         out->right += label == samples->labels[i];
     }
-    for (uint32_t k = 0; k < p->plan->classes; k++) out->information += information(p->share[k]);
+    for (uint32_t k = 0; k < p->plan->classes; k++) out->information += perse_entropy(p->share[k]);
     return PERSE_OK;
 }

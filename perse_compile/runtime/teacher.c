@@ -7,7 +7,7 @@
 enum { PRIOR_ROUNDS = 200 };
 static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
 static const double HALVES_APART = 0.2, EXITS_APART = 0.1, MOST_CHANGED = 0.1; /* total variation; share of answers */
-static const double TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
+static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 
 static void scale_rows(float *logits, size_t count, double temperature) {
     for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);
@@ -158,10 +158,10 @@ static perse_status information(fit *f, uint32_t e, double *found) {
         perse_probabilities(f->lab.logits + (size_t)i * classes, classes, entry->temperature, f->soft);
         for (uint32_t k = 0; k < classes; k++) {
             mean[k] += (double)f->soft[k] / n;
-            if (f->soft[k] > 0) *found += f->soft[k] * log(f->soft[k]) / n;
+            *found -= perse_entropy(f->soft[k]) / n;
         }
     }
-    for (uint32_t k = 0; k < classes; k++) *found -= mean[k] > 0 ? mean[k] * log(mean[k]) : 0;
+    for (uint32_t k = 0; k < classes; k++) *found += perse_entropy(mean[k]);
     return PERSE_OK;
 }
 
@@ -171,7 +171,7 @@ static perse_status who_teaches(fit *f, uint32_t *teacher) {
     double best, found;
     *teacher = f->p->plan->exits - 1;
     PERSE_TRY(information(f, *teacher, &best));
-    best += TELLS_MORE;
+    best += EARLY_TELLS_MORE;
     for (uint32_t e = 0; e + 1 < f->p->plan->exits; e++) {
         PERSE_TRY(information(f, e, &found));
         if (found <= best) continue;

@@ -519,7 +519,7 @@ static void test_personalise(void) {
     perse_close(p);
 }
 
-/* Without labels, where the final exit sees less than the others, or something else. */
+/* Without labels, where the exits do not know the same. */
 static void test_a_final_exit_that_knows_less(void) {
     enum { FINAL = FEATURES - 32, OTHER = 37 };
     perse *p = open_with(1);
@@ -531,6 +531,11 @@ static void test_a_final_exit_that_knows_less(void) {
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* it says the same of all */
     CHECK(r.teacher == PERSE_TEACHER_EARLY && r.verdict == PERSE_BETTER && exit_reports[EXITS - 1].epochs > 0);
     CHECK(fabsf(prior[0] - 1.0f / K) < 1e-6f && accuracy_of(p) > before - 0.05);
+    EXPECT(PERSE_OK, perse_reset_pack(p));
+    load_user(p, "generic.raw");
+    for (int i = 1; i < USERS; i++) memcpy(features + i * FEATURES, features, 16 * sizeof *features);
+    EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* the first exit says the same of all: not how often the classes are met */
+    CHECK(r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / K) < 1e-6f);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw");
     float kept[OTHER * 32];
