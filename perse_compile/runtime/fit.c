@@ -8,8 +8,9 @@
 enum { FEWEST_SAMPLES = 20, FEWEST_LABELS = 10 };
 static const double SURE = 1.645;         /* standard errors: one-sided, 95 % */
 static const double LEAST_LIKELY = 1e-3;  /* that a single answer can cost in the comparison of likelihoods */
-static const double MOST = 0.5;           /* of the answers in use, that a teacher who has no labels must give too */
 static const double WORTH_IT = 0.02;      /* nats of mean log-probability, where no more answers are right */
+static const double SAME_COST = 0.005;    /* of the full network's */
+static const double WORTH_TIME = 0.02;    /* of the answers, surely gained, where agreement with a teacher costs time */
 
 perse_fit_options perse_fit_defaults(void) {
     return (perse_fit_options){.epochs = 40, .folds = 4, .learning_rate = 0.5f, .momentum = 0.9f, .decay = 1e-3f,
@@ -44,6 +45,7 @@ static void carve_fit(perse_carver *c, const perse_plan *plan, uint32_t count, f
     f->fold = perse_carve(c, count, sizeof *f->fold);
     f->index = perse_carve(c, count, sizeof *f->index);
     f->picked = perse_carve(c, (uint64_t)2 * count, sizeof *f->picked);
+    f->who = perse_carve(c, count, sizeof *f->who);
     f->training = perse_carve(c, f->training_size, 1);
 }
 
@@ -157,10 +159,33 @@ static bool beats_chance(const fit *f) {
     return right / n > chance + 3 * sqrt(chance * (1 - chance) / n);
 }
 
-static uint32_t who_answers(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i) {
+uint32_t fit_who_answers(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i) {
     uint32_t e = 0, final = f->p->plan->exits - 1;
     while (e < final && !(pack->exit[e].enabled && answers[(size_t)e * f->samples->count + i].confidence >= pack->exit[e].threshold)) e++;
     return e;
+}
+
+/* Who answers each sample, by thresholds fitted on the other folds: thresholds too are judged on samples that they have
+ * not seen. report->after and shares are of these; then fits the thresholds on all. */
+static void cross_fit_thresholds(fit *f, perse_aim aim) {
+    perse_report *r = f->report;
+    uint32_t exits = f->p->plan->exits;
+    for (uint32_t fold = 0; fold < f->o.folds; fold++) {
+        perse_lab_thresholds(&f->lab, &f->fresh, fit_pick(f, fold, false, false, f->picked), aim, f->after);
+        uint32_t judges = 0;
+        for (uint32_t j = 0; j < f->judges.count; j++) {
+            uint32_t i = f->judges.index[j];
+            if (f->fold[i] != fold) continue;
+            f->picked[judges++] = i;
+            f->who[i] = fit_who_answers(f, &f->fresh, f->after, i);
+        }
+        perse_figures of_fold = perse_lab_cascade(&f->lab, &f->fresh, (perse_slice){f->picked, judges}, f->after, f->share);
+        double part = (double)judges / f->judges.count;
+        r->after.accuracy += part * of_fold.accuracy;
+        r->after.cost += part * of_fold.cost;
+        for (uint32_t e = 0; e < exits; e++) r->exits[e].share_after += part * f->share[e];
+    }
+    perse_lab_thresholds(&f->lab, &f->fresh, f->all, aim, f->after);
 }
 
 /* Of a difference between the new and the old cascade, sample by sample: the mean, and how sure it is. */
@@ -172,8 +197,8 @@ static paired compare(const fit *f, bool likelihood) {
     double sum = 0, squares = 0, n = f->judges.count;
     for (uint32_t j = 0; j < f->judges.count; j++) {
         uint32_t i = f->judges.index[j];
-        size_t old = (size_t)who_answers(f, &f->p->live, f->before, i) * f->samples->count + i;
-        size_t new = (size_t)who_answers(f, &f->fresh, f->after, i) * f->samples->count + i;
+        size_t old = (size_t)fit_who_answers(f, &f->p->live, f->before, i) * f->samples->count + i;
+        size_t new = (size_t)f->who[i] * f->samples->count + i;
         double d = likelihood ? log((f->likely_after[new] + LEAST_LIKELY) / (f->likely_before[old] + LEAST_LIKELY))
                               : (f->after[new].label == f->lab.truth[i]) - (f->before[old].label == f->lab.truth[i]);
         sum += d;
@@ -183,14 +208,16 @@ static paired compare(const fit *f, bool likelihood) {
 }
 
 /* Better is what is surely more likely to be right and not less often right; or as often right, surely not much less,
- * and cheaper. Without labels, right is what the teacher says. */
-static perse_verdict decide(const fit *f) {
+ * and cheaper. Without labels, right is what the teacher says: going on to it more often is agreement too, so that
+ * a costlier cascade must gain more. */
+static perse_verdict decide(const fit *f, bool contradicted) {
     const perse_report *r = f->report;
     paired right = compare(f, false), likely = compare(f, true);
     bool surely_better = likely.mean - SURE * likely.error > 0 && right.mean > -1e-9 && (right.mean > 1e-9 || likely.mean > WORTH_IT);
     bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -f->o.max_drop - 1e-9;
-    bool cheaper = r->after.cost < r->before.cost - 0.005;
-    if (!f->lab.labelled && r->before.accuracy < MOST) return PERSE_CONTRADICTED;
+    bool cheaper = r->after.cost < r->before.cost - SAME_COST, costlier = r->after.cost > r->before.cost + SAME_COST;
+    if (contradicted) return PERSE_CONTRADICTED;
+    if (!f->lab.labelled && costlier) surely_better = right.mean - SURE * right.error > WORTH_TIME;
     if (!surely_better && !(as_good && cheaper)) return right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
     return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
 }
@@ -208,20 +235,20 @@ static perse_status gate(fit *f) {
     const perse_plan *plan = f->p->plan;
     perse_report *r = f->report;
     size_t final = (size_t)(plan->exits - 1) * f->samples->count;
+    bool contradicted = false;
     PERSE_TRY(fit_tell(f, "gate", 0, 1));
     for (uint32_t i = 0; i < f->samples->count; i++) /* for thresholds the final exit speaks for samples without a label */
         if (f->lab.truth[i] < 0) f->lab.truth[i] = f->after[final + i].label;
-    perse_lab_thresholds(&f->lab, &f->fresh, f->all, aim(f), f->after);
+    cross_fit_thresholds(f, aim(f));
     r->before = perse_lab_cascade(&f->lab, &f->p->live, f->judges, f->before, f->share);
-    for (uint32_t e = 0; e < plan->exits; e++) r->exits[e].share_before = f->share[e];
-    r->after = perse_lab_cascade(&f->lab, &f->fresh, f->judges, f->after, f->share);
     for (uint32_t e = 0; e < plan->exits; e++) {
-        r->exits[e].share_after = f->share[e];
+        r->exits[e].share_before = f->share[e];
         r->exits[e].enabled = f->fresh.exit[e].enabled;
         r->exits[e].temperature = f->fresh.exit[e].temperature;
         r->exits[e].threshold = f->fresh.exit[e].threshold;
     }
-    r->verdict = decide(f);
+    if (!f->lab.labelled) PERSE_TRY(fit_is_contradicted(f, &contradicted));
+    r->verdict = decide(f, contradicted);
     return fit_tell(f, "gate", 1, 1);
 }
 

@@ -28,6 +28,7 @@ typedef struct {
     uint32_t *fold;      /* [count] of each sample */
     uint32_t *index;     /* [count]: the samples that judge, then the others */
     uint32_t *picked;    /* [2][count]: samples that train, samples that do not */
+    uint32_t *who;       /* [count]: the exit that answers a sample which judges */
     perse_slice judges, all;
     double factory; /* accuracy of the factory's final exit, where there are labels */
     void *training;      /* memory of one perse_training */
@@ -35,16 +36,22 @@ typedef struct {
     uint64_t random;
 } fit;
 
+/* fit.c: the exit that answers sample i; [exits][count] answers. */
+uint32_t fit_who_answers(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i);
 perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t total);
 int32_t fit_label(const fit *f, uint32_t i);
 
 /* teacher.c */
 perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in candidate */
 perse_status fit_teach_without_labels(fit *f); /* p->spare is the factory's pack */
+/* Without labels: the teacher gives few of the answers in use, or not nearly all where those tell more than its own. */
+perse_status fit_is_contradicted(fit *f, bool *contradicted);
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);
 
 /* learn.c: trains the head on everything but a fold, fold by fold: lab.logits[i] is what a head says that did not
  * learn from sample i. Then trains fresh.exit[e] on everything. */
 perse_status fit_learn(fit *f, uint32_t e, bool labels_only);
+/* All samples that are (not) in the fold; of those that are not, with labels_only, the labelled. Fills `into`. */
+perse_slice fit_pick(const fit *f, uint32_t fold, bool in, bool labels_only, uint32_t *into);
 #endif

@@ -127,8 +127,7 @@ static perse_status train(fit *f, uint32_t e, perse_slice slice, bool labels_onl
     return PERSE_OK;
 }
 
-/* All samples that are (not) in the fold; of those that train, with labels_only, the labelled. */
-static perse_slice pick(const fit *f, uint32_t fold, bool in, bool labels_only, uint32_t *into) {
+perse_slice fit_pick(const fit *f, uint32_t fold, bool in, bool labels_only, uint32_t *into) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < f->samples->count; i++)
         if ((f->fold[i] == fold) == in && (!labels_only || fit_label(f, i) >= 0)) into[count++] = i;
@@ -138,8 +137,8 @@ static perse_slice pick(const fit *f, uint32_t fold, bool in, bool labels_only, 
 perse_status fit_learn(fit *f, uint32_t e, bool labels_only) {
     uint32_t folds = f->o.folds;
     for (uint32_t fold = 0; fold <= folds; fold++) { /* the last holds nobody back */
-        PERSE_TRY(train(f, e, pick(f, fold, false, labels_only, f->picked), labels_only, fold));
-        perse_slice held_back = pick(f, fold, true, false, f->picked + f->samples->count);
+        PERSE_TRY(train(f, e, fit_pick(f, fold, false, labels_only, f->picked), labels_only, fold));
+        perse_slice held_back = fit_pick(f, fold, true, false, f->picked + f->samples->count);
         PERSE_TRY(perse_lab_logits(&f->lab, e, &f->fresh.exit[e].head, held_back, f->lab.logits));
     }
     return fit_tell(f, f->p->plan->exit[e].name, (folds + 1) * f->o.epochs, (folds + 1) * f->o.epochs);

@@ -259,7 +259,7 @@ perse_fit_options perse_fit_defaults(void);
     X(PERSE_LESS_ACCURATE, "kept the old heads: the new ones are less accurate on samples they did not learn from") \
     X(PERSE_NOT_BETTER, "kept the old heads: the new ones gain neither accuracy nor time") \
     X(PERSE_UNLEARNABLE, "kept the old heads: the labels look random, nothing learnt from them holds on new images") \
-    X(PERSE_CONTRADICTED, "kept the old heads: the final exit contradicts most answers, and no label tells who is right")
+    X(PERSE_CONTRADICTED, "kept the old heads: the final exit contradicts many answers, and no label tells who is right")
 #define PERSE_TEACHER(X) \
     X(PERSE_TEACHER_FINAL, "final exit") \
     X(PERSE_TEACHER_PERSONAL, "personalised final exit") \

@@ -8,6 +8,8 @@ enum { PRIOR_ROUNDS = 200 };
 static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
 static const double HALVES_APART = 0.2, EXITS_APART = 0.1, MOST_CHANGED = 0.1; /* total variation; share of answers */
 static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
+static const double MOST = 0.5, NEARLY_ALL = 0.9; /* of the answers in use, that a teacher who has no labels must give too; */
+static const double IN_USE_TELLS_MORE = 0.2;      /* the latter where the answers in use tell so many nats more */
 
 static void scale_rows(float *logits, size_t count, double temperature) {
     for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);
@@ -146,22 +148,56 @@ static bool final_has_learnt(const fit *f) {
     return memcmp(f->p->live.exit[final].head.weight, f->p->spare.exit[final].head.weight, size) != 0;
 }
 
-/* What an answer of the factory's exit e tells, in nats: the entropy of the mean answer less the mean entropy. */
+/* What answers tell, in nats: the entropy of the mean answer less the mean entropy. `mean` is [classes]. */
+typedef struct {
+    double *mean, found;
+} told;
+
+static told nothing_told(const fit *f) {
+    told t = {f->prior + 2 * (size_t)f->p->plan->classes, 0};
+    for (uint32_t k = 0; k < f->p->plan->classes; k++) t.mean[k] = 0;
+    return t;
+}
+
+static void hear(const fit *f, told *t, const float *logits, double temperature) {
+    perse_probabilities(logits, f->p->plan->classes, temperature, f->soft);
+    for (uint32_t k = 0; k < f->p->plan->classes; k++) {
+        t->mean[k] += (double)f->soft[k] / f->samples->count;
+        t->found -= perse_entropy(f->soft[k]) / f->samples->count;
+    }
+}
+
+static double all_told(const fit *f, const told *t) {
+    double found = t->found;
+    for (uint32_t k = 0; k < f->p->plan->classes; k++) found += perse_entropy(t->mean[k]);
+    return found;
+}
+
 static perse_status information(fit *f, uint32_t e, double *found) {
     const perse_pack_entry *entry = &f->p->spare.exit[e];
-    uint32_t classes = f->p->plan->classes, n = f->samples->count;
-    double *mean = f->prior;
-    *found = 0;
-    for (uint32_t k = 0; k < classes; k++) mean[k] = 0;
+    told t = nothing_told(f);
     PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
-    for (uint32_t i = 0; i < n; i++) {
-        perse_probabilities(f->lab.logits + (size_t)i * classes, classes, entry->temperature, f->soft);
-        for (uint32_t k = 0; k < classes; k++) {
-            mean[k] += (double)f->soft[k] / n;
-            *found -= perse_entropy(f->soft[k]) / n;
-        }
+    for (uint32_t i = 0; i < f->samples->count; i++) hear(f, &t, f->lab.logits + (size_t)i * f->p->plan->classes, entry->temperature);
+    *found = all_told(f, &t);
+    return PERSE_OK;
+}
+
+perse_status fit_is_contradicted(fit *f, bool *contradicted) {
+    const perse_plan *plan = f->p->plan;
+    double agreement = f->report->before.accuracy;
+    *contradicted = agreement < MOST;
+    if (*contradicted || agreement >= NEARLY_ALL || f->report->teacher != PERSE_TEACHER_FINAL) return PERSE_OK;
+    told in_use = nothing_told(f);
+    for (uint32_t e = 0; e < plan->exits; e++) {
+        const perse_pack_entry *entry = &f->p->live.exit[e];
+        PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
+        for (uint32_t i = 0; i < f->samples->count; i++)
+            if (fit_who_answers(f, &f->p->live, f->before, i) == e) hear(f, &in_use, f->lab.logits + (size_t)i * plan->classes, entry->temperature);
     }
-    for (uint32_t k = 0; k < classes; k++) *found += perse_entropy(mean[k]);
+    double found = all_told(f, &in_use);
+    told teacher = nothing_told(f);
+    for (uint32_t i = 0; i < f->samples->count; i++) hear(f, &teacher, f->lab.teacher + (size_t)i * plan->classes, 1);
+    *contradicted = found > all_told(f, &teacher) + IN_USE_TELLS_MORE;
     return PERSE_OK;
 }
 
