@@ -2,9 +2,10 @@
 
 python examples/make_users.py
 
-Writes fashion_mnist_train.npz (3,000 training images that the backbone never saw) and
+Writes fashion_mnist_train.npz (3,000 training images that the backbone never saw),
 users/<name>-train.npz, users/<name>-test.npz (from the 10,000 test images, which the backbone never saw either; no
-image belongs to two users, or to the train and the test file of one). Everything follows from one seed.
+image belongs to two users, or to the train and the test file of one) and fashion_mnist_study.npz (4,000 test images
+that none of these users has, for `study`). Everything follows from one seed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL import Image, ImageFilter
 
 HERE = Path(__file__).parent
 TRAIN_IMAGES, TEST_IMAGES = 240, 150  # per user
+STUDY_IMAGES = 400  # per class
 JITTER = 0.15  # how much a shift differs from image to image
 
 
@@ -92,6 +94,10 @@ def main() -> None:
         seen = np.stack([shift_image(images[index], user.shift, generator) for index in mine])
         save(HERE / "users" / f"{user.name}-train.npz", seen[:TRAIN_IMAGES], labels[mine[:TRAIN_IMAGES]])
         save(HERE / "users" / f"{user.name}-test.npz", seen[TRAIN_IMAGES:], labels[mine[TRAIN_IMAGES:]])
+
+    left = [np.flatnonzero(free & (labels == label)) for label in range(len(fashion_mnist.CLASSES))]
+    study = np.sort(np.concatenate([generator.choice(mine, STUDY_IMAGES, replace=False) for mine in left]))
+    save(HERE / "fashion_mnist_study.npz", images[study], labels[study])
 
 
 if __name__ == "__main__":

@@ -47,10 +47,18 @@ def test_the_images_for_the_exits() -> None:
     assert images.labels is not None and np.bincount(images.labels).tolist() == [300] * 10
 
 
+def test_the_images_for_studies() -> None:
+    images = read_images(EXAMPLES / "fashion_mnist_study.npz", SPEC, FACTS["classes"])
+    assert images.labels is not None and np.bincount(images.labels).tolist() == [400] * 10
+    raw = {name: np.load(EXAMPLES / f"fashion_mnist_{name}.npz")["images"] for name in ("study", "train")}
+    seen = {image.tobytes() for image in raw["train"]}
+    assert not any(image.tobytes() in seen for image in raw["study"])
+
+
 def test_sizes_and_accuracy() -> None:
     assert (EXAMPLES / "fashion_mnist_shufflenet.safetensors").stat().st_size <= 6e6
     assert sum(path.stat().st_size for path in (EXAMPLES / "users").iterdir()) <= 4e6
-    assert (EXAMPLES / "fashion_mnist_train.npz").stat().st_size <= 2.5e6
+    assert all((EXAMPLES / f"fashion_mnist_{name}.npz").stat().st_size <= 2.5e6 for name in ("train", "study"))
     assert (
         FACTS["test_accuracy"] >= 0.9 and FACTS["test_images"] == 10000 and FACTS["epochs"] == FACTS["epochs_planned"]
     )

@@ -8,8 +8,8 @@ enum { PRIOR_ROUNDS = 200 };
 static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
 static const double HALVES_APART = 0.2, EXITS_APART = 0.1, MOST_CHANGED = 0.1; /* total variation; share of answers */
 static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
-static const double MOST = 0.5, NEARLY_ALL = 0.9; /* of the answers in use, that a teacher who has no labels must give too; */
-static const double IN_USE_TELLS_MORE = 0.2;      /* the latter where the answers in use tell so many nats more */
+static const double MOST = 0.5;               /* of the answers in use, that a teacher who has no labels must give too */
+static const double OVERRULED = 0.02;         /* nats that answers in use tell more, by the share of them that it does not give */
 
 static void scale_rows(float *logits, size_t count, double temperature) {
     for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);
@@ -186,7 +186,7 @@ perse_status fit_is_contradicted(fit *f, bool *contradicted) {
     const perse_plan *plan = f->p->plan;
     double agreement = f->report->before.accuracy;
     *contradicted = agreement < MOST;
-    if (*contradicted || agreement >= NEARLY_ALL || f->report->teacher != PERSE_TEACHER_FINAL) return PERSE_OK;
+    if (*contradicted || f->report->teacher != PERSE_TEACHER_FINAL) return PERSE_OK;
     told in_use = nothing_told(f);
     for (uint32_t e = 0; e < plan->exits; e++) {
         const perse_pack_entry *entry = &f->p->live.exit[e];
@@ -197,7 +197,7 @@ perse_status fit_is_contradicted(fit *f, bool *contradicted) {
     double found = all_told(f, &in_use);
     told teacher = nothing_told(f);
     for (uint32_t i = 0; i < f->samples->count; i++) hear(f, &teacher, f->lab.teacher + (size_t)i * plan->classes, 1);
-    *contradicted = found > all_told(f, &teacher) + IN_USE_TELLS_MORE;
+    *contradicted = (1 - agreement) * (found - all_told(f, &teacher)) > OVERRULED;
     return PERSE_OK;
 }
 
