@@ -10,7 +10,6 @@ static const double SURE = 1.645;         /* standard errors: one-sided, 95 % */
 static const double LEAST_LIKELY = 1e-3;  /* that a single answer can cost in the comparison of likelihoods */
 static const double WORTH_IT = 0.02;      /* nats of mean log-probability, where no more answers are right */
 static const double SAME_COST = 0.005;    /* of the full network's */
-static const double WORTH_TIME = 0.02;    /* of the answers, surely gained, where agreement with a teacher costs time */
 
 perse_fit_options perse_fit_defaults(void) {
     return (perse_fit_options){.epochs = 40, .folds = 4, .learning_rate = 0.5f, .momentum = 0.9f, .decay = 1e-3f,
@@ -209,7 +208,7 @@ static paired compare(const fit *f, bool likelihood) {
 
 /* Better is what is surely more likely to be right and not less often right; or as often right, surely not much less,
  * and cheaper. Without labels, right is what the teacher says: going on to it more often is agreement too, so that
- * a costlier cascade must gain more. */
+ * a costlier cascade must surely gain more than early answers may lose. */
 static perse_verdict decide(const fit *f, bool contradicted) {
     const perse_report *r = f->report;
     paired right = compare(f, false), likely = compare(f, true);
@@ -217,7 +216,7 @@ static perse_verdict decide(const fit *f, bool contradicted) {
     bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -f->o.max_drop - 1e-9;
     bool cheaper = r->after.cost < r->before.cost - SAME_COST, costlier = r->after.cost > r->before.cost + SAME_COST;
     if (contradicted) return PERSE_CONTRADICTED;
-    if (!f->lab.labelled && costlier) surely_better = right.mean - SURE * right.error > WORTH_TIME;
+    if (!f->lab.labelled && costlier) surely_better = right.mean - SURE * right.error > f->o.max_drop;
     if (!surely_better && !(as_good && cheaper)) return right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
     return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
 }
