@@ -5,9 +5,10 @@
 A point is the median of several inferences of the full network (our only exit disabled), after two that are not
 timed, against its multiply-accumulates. A family is torchvision's, and its line is straight with a beginning,
     time = a * (MACs + c),   c >= 0
-where c stands for what does not shrink with the image: weights are read once however small it is. a and c have the
-least squared logarithms of (time / line). A ratio above 1 is slower than the line; the picture shows all. A family of
-one network has a line of its own. All networks of one size are built, then timed; every point is written to FILE
+where c stands for what does not shrink with the image: weights are read once however small it is. The line is the one
+that its points are least off: of all a and c these have the smallest greatest |log(time / line)|, so that a family is
+within the bound if any line is. A ratio above 1 is slower than the line; the picture shows all. A family of one
+network has a line of its own. All networks of one size are built, then timed; every point is written to FILE
 (scaling.json) at once and not measured again: stop and go on as you like. A network that cannot be compiled for a size
 is left out, and the reason is printed. Exit status 1 when a network is more than 1.5 times off, slower or faster.
 """
@@ -109,7 +110,7 @@ class Line:
 
     slope: float
     constant: float
-    error: float  # sum of the squared logarithms of (time / line)
+    off: float  # the greatest |log(time / line)|
 
     def at(self, macs: float) -> float:
         """Milliseconds."""
@@ -118,8 +119,7 @@ class Line:
 
 def line_through(points: list[dict[str, Any]], constant: float) -> Line:
     logs = [math.log(1e6 * p["ms"] / (p["macs"] + constant)) for p in points]
-    mean = statistics.fmean(logs)
-    return Line(math.exp(mean), constant, sum((each - mean) ** 2 for each in logs))
+    return Line(math.exp((max(logs) + min(logs)) / 2), constant, (max(logs) - min(logs)) / 2)
 
 
 def fit(points: list[dict[str, Any]]) -> dict[str, Line]:
@@ -129,7 +129,7 @@ def fit(points: list[dict[str, Any]]) -> dict[str, Line]:
         own = [p for p in points if family_of(p["model"]) == family]
         most = max(p["macs"] for p in own)
         constants = [0.0, *(most * 10 ** (step / 50 - 4) for step in range(201))]  # to as much as the largest
-        lines[family] = min((line_through(own, constant) for constant in constants), key=lambda line: line.error)
+        lines[family] = min((line_through(own, constant) for constant in constants), key=lambda line: line.off)
         through_zero = line_through(own, 0)
         for p in own:
             p["ratio"], p["by_macs"] = p["ms"] / lines[family].at(p["macs"]), p["ms"] / through_zero.at(p["macs"])
