@@ -216,7 +216,7 @@ static perse_verdict decide(const fit *f, bool contradicted) {
     bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -f->o.max_drop - 1e-9;
     bool cheaper = r->after.cost < r->before.cost - SAME_COST, costlier = r->after.cost > r->before.cost + SAME_COST;
     if (contradicted) return PERSE_CONTRADICTED;
-    if (!f->lab.labelled && costlier) surely_better = right.mean - SURE * right.error > f->o.max_drop;
+    if (!f->lab.labelled && costlier) surely_better = surely_better && right.mean - SURE * right.error > f->o.max_drop;
     if (!surely_better && !(as_good && cheaper)) return right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
     return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
 }
