@@ -61,7 +61,7 @@ def artifact_figures(artifact: Artifact) -> Figures:
     exits = []
     for number, known in enumerate(fields["exits"]):
         row = {**known, "share": _share(known["macs"], full)}
-        row["head_parameters"] = (known["features"] + 1) * len(fields["classes"])
+        row["head_parameters"] = (known["features"] + 1) * (len(fields["classes"]) + fields["spare_classes"])
         live = pack.exits[number] if pack else None
         row |= {name: getattr(live, name, None) for name in ("enabled", "threshold", "temperature")}
         row["difference"] = checked[known["name"]]["max_rel_diff"] if known["name"] in checked else None

@@ -163,6 +163,10 @@ static uint32_t who_answers(const fit *f, const perse_pack *pack, const perse_an
     return e;
 }
 
+int fit_answer(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i) {
+    return answers[(size_t)who_answers(f, pack, answers, i) * f->samples->count + i].label;
+}
+
 /* Of a difference between the new and the old cascade, sample by sample: the mean, and how sure it is. */
 typedef struct {
     double mean, error;
@@ -221,7 +225,7 @@ static perse_status gate(fit *f) {
         r->exits[e].temperature = f->fresh.exit[e].temperature;
         r->exits[e].threshold = f->fresh.exit[e].threshold;
     }
-    r->verdict = decide(f);
+    r->verdict = fit_judge_classes(f, decide(f));
     return fit_tell(f, "gate", 1, 1);
 }
 
@@ -254,7 +258,8 @@ static perse_status prepare(fit *f) {
     PERSE_TRY(deal(f));
     for (uint32_t j = 0; f->lab.labelled && j < f->judges.count; j++) {
         uint32_t i = f->judges.index[j], classes = p->plan->classes;
-        f->factory += (double)(perse_argmax(f->lab.teacher + (size_t)i * classes, classes) == (uint32_t)f->lab.truth[i]) / f->judges.count;
+        bool own = (uint32_t)f->lab.truth[i] >= perse_factory_classes(p->plan); /* which it cannot know, and early answers must */
+        f->factory += (double)(own || perse_argmax(f->lab.teacher + (size_t)i * classes, classes) == (uint32_t)f->lab.truth[i]) / f->judges.count;
     }
     return answers_before(f);
 }
@@ -311,7 +316,8 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
     f.lab.p = p;
     f.lab.samples = samples;
     perse_exit_report *exits = report->exits;
-    *report = (perse_report){.labelled = f.lab.labelled, .exits = exits, .prior = report->prior};
+    *report = (perse_report){.labelled = f.lab.labelled, .exits = exits, .prior = report->prior, .recognised = report->recognised};
+    PERSE_TRY(fit_check_classes(&f));
     memset(exits, 0, p->plan->exits * sizeof *exits);
     return personalise(&f);
 }

@@ -1,4 +1,4 @@
-/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, learn.c. */
+/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, learn.c, fit_classes.c. */
 #ifndef PERSE_FIT_H
 #define PERSE_FIT_H
 #include "inside.h"
@@ -37,6 +37,15 @@ typedef struct {
 
 perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t total);
 int32_t fit_label(const fit *f, uint32_t i);
+
+/* fit.c: what the cascade says to sample i, by a pack and its exits' answers. */
+int fit_answer(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i);
+
+/* fit_classes.c */
+bool fit_has_own_classes(const fit *f);                /* that the network never had */
+perse_status fit_check_classes(fit *f);                /* enough samples of the new ones? fresh gets all names */
+perse_status fit_start_classes(fit *f, uint32_t e, perse_slice slice); /* in fresh.exit[e], where it does not know them */
+perse_verdict fit_judge_classes(const fit *f, perse_verdict verdict); /* also fills report.recognised */
 
 /* teacher.c */
 perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in candidate */

@@ -107,6 +107,7 @@ static perse_status train(fit *f, uint32_t e, perse_slice slice, bool labels_onl
     double total = 0;
     perse_head_copy(head, &f->p->live.exit[e].head, x->features, f->p->plan->classes);
     standardise(f, e);
+    PERSE_TRY(fit_start_classes(f, e, slice));
     perse_training_begin(t, f->p, e, head);
     for (uint32_t j = 0; j < slice.count; j++) {
         weights w = weights_of(f, slice.index[j], labels_only);
