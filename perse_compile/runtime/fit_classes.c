@@ -29,6 +29,7 @@ perse_status fit_check_classes(fit *f) {
     const perse_plan *plan = f->p->plan;
     char what[PERSE_CLASS_ROOM + 8];
     memcpy(f->fresh.names, f->p->live.names, (size_t)plan->spare * PERSE_CLASS_ROOM);
+    for (uint32_t k = 0; k < plan->classes; k++) f->held[k] = f->lab.labelled && fit_has_own_classes(f) && labelled_with(f, k) == 0;
     for (uint32_t k = perse_factory_classes(plan); k < perse_named_classes(plan, &f->p->live); k++) {
         if (!is_new(f, k) || labelled_with(f, k) >= FEWEST_OF_CLASS) continue;
         snprintf(what, sizeof what, "class %s", perse_class_name(f->p, k));
@@ -90,6 +91,22 @@ perse_status fit_start_classes(fit *f, uint32_t e, perse_slice slice) {
     for (uint32_t k = perse_factory_classes(f->p->plan); k < perse_named_classes(f->p->plan, &f->p->live); k++)
         if (!perse_head_knows(head, k)) PERSE_TRY(start_class(f, e, head, k, slice));
     return PERSE_OK;
+}
+
+/* Where a person adds classes, those that no label shows are not to sink: labels say nothing against them. */
+void fit_hold_classes(const fit *f, const perse_training *t) {
+    uint32_t classes = f->p->plan->classes;
+    for (uint32_t k = 0; k < classes; k++) {
+        bool new = fit_has_own_classes(f) && is_new(f, k);
+        if (!f->held[k] && !new) continue;
+        for (uint32_t i = 0; i < t->plan->features; i++) {
+            size_t at = (size_t)i * classes + k;
+            if (new) t->anchor.weight[at] = t->head->weight[at];
+            else t->head->weight[at] = t->anchor.weight[at], t->velocity_weight[at] = 0;
+        }
+        if (new) t->anchor.bias[k] = t->head->bias[k];
+        else t->head->bias[k] = t->anchor.bias[k], t->velocity_bias[k] = 0;
+    }
 }
 
 /* ---- whether they may go live ---- */
