@@ -35,28 +35,20 @@ bool perse_pack_knows(const perse_plan *plan, const perse_pack *pack, uint32_t k
 
 /* ---- names ---- */
 
-/* UTF-8 as the standard has it (no overlong forms, no surrogates), and nothing that is a command to a terminal. */
+/* Whole characters of UTF-8, and nothing that is a command to a terminal. */
 static bool is_text(const char *text) {
-    for (const uint8_t *c = (const uint8_t *)text; *c != 0;) {
-        int more = *c < 0x80 ? 0 : *c < 0xE0 ? 1 : *c < 0xF0 ? 2 : 3;
-        uint8_t low = *c == 0xC2 || *c == 0xE0 ? 0xA0 : *c == 0xF0 ? 0x90 : 0x80, high = *c == 0xED ? 0x9F : *c == 0xF4 ? 0x8F : 0xBF;
-        if (*c < ' ' || *c == 0x7F || (*c >= 0x80 && *c < 0xC2) || *c > 0xF4) return false;
-        for (c++; more > 0; more--, c++, low = 0x80, high = 0xBF)
-            if (*c < low || *c > high) return false;
+    int more = 0;
+    for (const uint8_t *c = (const uint8_t *)text; *c != 0; c++) {
+        bool goes_on = (*c & 0xC0) == 0x80;
+        if (goes_on != (more > 0) || *c < ' ' || *c == 0x7F || *c > 0xF4 || (*c == 0xC2 && c[1] < 0xA0)) return false;
+        more = goes_on ? more - 1 : *c < 0xC0 ? 0 : *c < 0xE0 ? 1 : *c < 0xF0 ? 2 : 3;
     }
-    return true;
+    return more == 0;
 }
 
-static bool is_name(const char *name) { return *name != 0 && strlen(name) <= PERSE_LONGEST_CLASS && is_text(name); }
-
 bool perse_names_sound(const char *names, uint32_t spare) {
-    bool ended = false;
-    for (uint32_t n = 0; n < spare; n++, names += PERSE_CLASS_ROOM) {
-        if (names[PERSE_CLASS_ROOM - 1] != 0) return false;
-        size_t length = strlen(names);
-        if (!perse_all_zero((const uint8_t *)names + length, PERSE_CLASS_ROOM - length) || !is_text(names) || (ended && length > 0)) return false;
-        ended = length == 0;
-    }
+    for (uint32_t n = 0; n < spare; n++, names += PERSE_CLASS_ROOM)
+        if (names[PERSE_CLASS_ROOM - 1] != 0 || !is_text(names)) return false;
     return true;
 }
 
@@ -67,7 +59,7 @@ perse_status perse_name_class(perse *p, const char *name) {
         while (named > perse_factory_classes(p->plan) && !perse_pack_knows(p->plan, &p->live, named - 1)) memset(room_of(p, --named), 0, PERSE_CLASS_ROOM);
         return PERSE_OK;
     }
-    if (!is_name(name)) return perse_fail(PERSE_BAD_CLASS_NAME, is_text(name) ? name : "");
+    if (*name == 0 || strlen(name) > PERSE_LONGEST_CLASS || !is_text(name)) return perse_fail(PERSE_BAD_CLASS_NAME, is_text(name) ? name : "");
     if (perse_class_of_name(p, name) < named) return perse_fail(PERSE_CLASS_KNOWN, name);
     if (named == p->plan->classes) return perse_fail(PERSE_NO_SPARE_CLASS, name);
     memcpy(room_of(p, named), name, strlen(name));

@@ -41,7 +41,7 @@ static void carve_fit(perse_carver *c, const perse_plan *plan, uint32_t count, f
     f->likely_before = perse_carve(c, answers, sizeof *f->likely_before);
     f->likely_after = perse_carve(c, answers, sizeof *f->likely_after);
     f->tickets = perse_carve(c, count, sizeof *f->tickets);
-    f->held = perse_carve(c, plan->classes, sizeof *f->held);
+    f->change = perse_carve(c, plan->classes, sizeof *f->change);
     f->fold = perse_carve(c, count, sizeof *f->fold);
     f->index = perse_carve(c, count, sizeof *f->index);
     f->picked = perse_carve(c, (uint64_t)2 * count, sizeof *f->picked);

@@ -8,6 +8,8 @@ typedef struct {
     uint64_t random;
 } fit_ticket;
 
+enum { FIT_KNOWN, FIT_FREE, FIT_HELD }; /* a class that changes; is new; that no label shows and that stays */
+
 typedef struct {
     perse *p;
     const perse_samples *samples;
@@ -25,7 +27,8 @@ typedef struct {
     perse_answer *before, *after;         /* [exits][count] */
     float *likely_before, *likely_after;  /* [exits][count] probability of what is right */
     fit_ticket *tickets; /* [count] */
-    bool *held;          /* [classes] that stay as they are: see fit_classes.c */
+    uint8_t *change;     /* [classes] of FIT_...: see fit_classes.c */
+    bool own_classes;    /* there are some that the network never had */
     uint32_t *fold;      /* [count] of each sample */
     uint32_t *index;     /* [count]: the samples that judge, then the others */
     uint32_t *picked;    /* [2][count]: samples that train, samples that do not */
@@ -43,10 +46,9 @@ int32_t fit_label(const fit *f, uint32_t i);
 int fit_answer(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i);
 
 /* fit_classes.c */
-bool fit_has_own_classes(const fit *f);                /* that the network never had */
-perse_status fit_check_classes(fit *f);                /* enough samples of the new ones? fresh gets all names; held */
+perse_status fit_check_classes(fit *f);                /* enough samples of the new ones? */
 perse_status fit_start_classes(fit *f, uint32_t e, perse_slice slice); /* in fresh.exit[e], where it does not know them */
-void fit_hold_classes(const fit *f, const perse_training *t); /* after every step */
+void fit_settle_classes(const fit *f, const perse_training *t); /* after every step */
 perse_verdict fit_judge_classes(const fit *f, perse_verdict verdict); /* also fills report.recognised */
 
 /* teacher.c */

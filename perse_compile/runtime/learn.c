@@ -91,7 +91,7 @@ static perse_status train_pass(fit *f, perse_training *t, uint32_t count, double
         double done = progress + step * start / count;
         float rate = (float)(f->o.learning_rate * 0.5 * (1 + cos(3.14159265358979323846 * done)));
         PERSE_TRY(perse_training_step(t, (float)(1.0 / f->o.teacher_temperature), rate, f->o.momentum, f->o.decay));
-        fit_hold_classes(f, t);
+        fit_settle_classes(f, t);
         *loss += *t->loss * (double)rows / count;
     }
     return PERSE_OK;

@@ -54,10 +54,10 @@ extern "C" {
     X(PERSE_BAD_LABEL, "label out of range", "labels are class numbers from 0, or -1 for unknown") \
     X(PERSE_TOO_FEW_SAMPLES, "too few samples", "give at least 20, a few of each class") \
     X(PERSE_ONE_CLASS, "all samples are of one class", "add images of other classes; from one class nothing can be told apart") \
-    X(PERSE_BAD_CLASS_NAME, "not a name for a class", "use 1 to 63 bytes of UTF-8 text without control characters") \
-    X(PERSE_CLASS_KNOWN, "there is a class of that name already", "label its images with it, or choose another name") \
-    X(PERSE_NO_SPARE_CLASS, "no output is left for a new class", "build the artifact again, with `insert-exits --spare-classes N`") \
-    X(PERSE_TOO_FEW_OF_CLASS, "too few labelled samples of a new class", "label at least 5 of it") \
+    X(PERSE_BAD_CLASS_NAME, "not a name for a class", "use 1 to 63 bytes of UTF-8, no control characters") \
+    X(PERSE_CLASS_KNOWN, "a class has that name already", "it can be taught as it is") \
+    X(PERSE_NO_SPARE_CLASS, "no output is left for a new class", "build again, with `insert-exits --spare-classes N`") \
+    X(PERSE_TOO_FEW_OF_CLASS, "too few samples of a new class", "label at least 5") \
     X(PERSE_BAD_LEVELS, "a camera that cannot be corrected", "use the images as they are") \
     X(PERSE_DIVERGED, "training diverged", "use a smaller learning rate") \
     X(PERSE_ABORTED, "stopped by the caller", "the heads in use are as they were")
@@ -274,8 +274,8 @@ perse_fit_options perse_fit_defaults(void);
     X(PERSE_LESS_ACCURATE, "kept the old heads: the new ones are less accurate on samples they did not learn from") \
     X(PERSE_NOT_BETTER, "kept the old heads: the new ones gain neither accuracy nor time") \
     X(PERSE_UNLEARNABLE, "kept the old heads: the labels look random, nothing learnt from them holds on new images") \
-    X(PERSE_NOT_RECOGNISED, "kept the old heads: most images of a new class are not recognised yet, more of them would help") \
-    X(PERSE_KNOWN_SUFFER, "kept the old heads: known classes would lose more to a new one than early answers may") \
+    X(PERSE_NOT_RECOGNISED, "kept the old heads: a new class is mostly not recognised") \
+    X(PERSE_KNOWN_SUFFER, "kept the old heads: a new class would cost known ones") \
     X(PERSE_CONTRADICTED, "kept the old heads: the final exit contradicts most answers, and no label tells who is right")
 #define PERSE_TEACHER(X) \
     X(PERSE_TEACHER_FINAL, "final exit") \

