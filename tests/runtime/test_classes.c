@@ -116,6 +116,30 @@ static void test_a_new_class(void) {
     perse_close(p);
 }
 
+/* Images without it: no cache, other classes only. */
+static void test_a_new_class_is_not_forgotten(void) {
+    perse *p = open_with(1);
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    int32_t few[USERS];
+    uint32_t count = 0;
+    load_user(p, "generic.raw");
+    invert_some(p, KNOWN);
+    teach(p, "mug");
+    double before = accuracy_on(p, KNOWN);
+    for (int i = 0; i < USERS; i++) {
+        if (labels[i] == KNOWN || labels[i] == 3) continue;
+        memmove(features + count * FEATURES, features + i * FEATURES, FEATURES * sizeof *features);
+        few[count++] = labels[i];
+    }
+    o.max_drop = 0.2f; /* so that it goes live, for speed */
+    o.seed = 7;
+    EXPECT(PERSE_OK, fit_with(p, count, few, &o, &r));
+    CHECK(r.verdict == PERSE_BETTER);
+    CHECK(accuracy_on(p, KNOWN) > before - 0.15 && accuracy_on(p, 3) > 0.6);
+    perse_close(p);
+}
+
 /* A fit that knows of no new class leaves spare outputs as they are, whoever teaches. */
 static void test_spare_outputs_stay(void) {
     perse_fit_options o = perse_fit_defaults();

@@ -1097,7 +1097,7 @@ int main(int argc, char **argv) {
         TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
         TEST(places), TEST(place_refusals), TEST(estimate), TEST(watch), TEST(watch_refusals), TEST(worst_case), TEST(drop_costly),
-        TEST(names_of_classes), TEST(a_new_class), TEST(spare_outputs_stay), TEST(new_classes_refused), TEST(names_in_packs),
+        TEST(names_of_classes), TEST(a_new_class), TEST(a_new_class_is_not_forgotten), TEST(spare_outputs_stay), TEST(new_classes_refused), TEST(names_in_packs),
         TEST(names_in_the_cache),
     };
     if (argc < 3) return 2;
