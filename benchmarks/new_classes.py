@@ -7,7 +7,9 @@ sees no image; its exits learn from other images, again without them; it is buil
 many classes. All that stays in the folder WORK and is not made again. Then people, who come with images that nothing
 has learnt from: 100 labelled ones of three classes that the network knows, and 5, 10, 20 or 50 of one missing class,
 or (every third person) of each of two. Each is measured on other images, before and after: of the new classes, of the
-person's known classes, and of the known classes that the person has not shown.
+person's known classes, and of the known classes that the person has not shown. `later` is the new class again, after a
+second personalisation with other images of the shown classes and none of the new one. Rows are means over those whose
+new heads went live; with 0 samples, the same people personalise without the new class.
 """
 
 from __future__ import annotations
@@ -176,24 +178,30 @@ def live(work: Path, missing: list[str], seed: int, number: int) -> list[dict[st
         name: group(part, TEST, max(KNOWN, *SAMPLES))
         for name, part in (("new", new), ("shown", shown), ("unshown", unshown))
     }
-    rows = []
+    session, rows = Session(artifact, LocalDevice()), []
+
+    def teach(folder: str, known: tuple[Pixels, Labels], samples: int, seed: int) -> dict[str, Any]:
+        parts = zip(known, group(new, samples, 0), strict=True)
+        mine, options = Images("mine", *map(np.concatenate, parts), names, []), {"artifact": folder, "seed": str(seed)}
+        try:
+            return session.personalise(mine, options, new_classes=new if samples else [])
+        except DeviceError as error:
+            return {"live": False, "verdict": str(error), "seconds": 0.0}
+
+    share = KNOWN // SHOWN
+    with tempfile.TemporaryDirectory() as folder:
+        before = measured(work, own_folder(artifact.folder, folder), tests)
     for samples in SAMPLES:
-        known, taught = group(shown, KNOWN // SHOWN, 0), group(new, samples, 0)
-        names_given = new if samples else []
-        mine = Images("mine", *(np.concatenate(parts) for parts in zip(known, taught, strict=True)), names, [])
         with tempfile.TemporaryDirectory() as folder:
             own = own_folder(artifact.folder, folder)
-            before = measured(work, own, tests)
-            session = Session(artifact, LocalDevice())
-            try:
-                told = session.personalise(mine, {"artifact": folder, "seed": str(seed + 1)}, new_classes=names_given)
-            except DeviceError as error:
-                told = {"live": False, "verdict": str(error), "seconds": 0.0}
-            after = measured(work, own, tests)
-        row = {name: told[name] for name in ("live", "verdict", "seconds")}
-        rows.append(
-            {"seed": seed, "user": number, "new": new, "samples": samples, **row, "before": before, "after": after}
-        )
+            told = teach(folder, group(shown, share, 0), samples, seed + 1)
+            row = {"seed": seed, "user": number, "new": new, "samples": samples, "before": before}
+            row |= {name: told[name] for name in ("live", "verdict", "seconds")}
+            row["after"] = measured(work, own, tests) if told["live"] else before
+            if samples and told["live"]:  # and then other images of the known classes only
+                again = teach(folder, group(shown, share, share), 0, seed + 2)["live"]
+                row["later"] = measured(work, own, tests) if again else row["after"]
+        rows.append(row)
     return rows
 
 
@@ -202,22 +210,22 @@ def live(work: Path, missing: list[str], seed: int, number: int) -> list[dict[st
 
 def table(rows: list[dict[str, Any]]) -> str:
     head = (
-        "| new classes | samples of each | let in | new | shown: before | after | others: before | after |"
+        "| new classes | samples of each | let in | new | later | shown: before | after | others: before | after |"
         " early: before | after | seconds |"
     )
-    lines = [head, "|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [head, "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for classes in sorted({len(row["new"]) for row in rows}):
         for samples in SAMPLES:
             mine = [row for row in rows if len(row["new"]) == classes and row["samples"] == samples]
             taken = [row for row in mine if row["live"]]
             if not taken:
-                lines.append(f"| {classes} | {samples} | 0 of {len(mine)} | | | | | | | | |")
+                lines.append(f"| {classes} | {samples} | 0 of {len(mine)} | | | | | | | | | |")
                 continue
 
             def mean(when: str, what: str, of: list[dict[str, Any]] = taken) -> str:
                 return f"{np.mean([row[when][what] for row in of]):.1%}"
 
-            cells = [mean("after", "new")]
+            cells = [mean("after", "new"), mean("later", "new") if samples else ""]
             for what in ("shown", "unshown", "early"):
                 cells += [mean("before", what), mean("after", what)]
             seconds = np.mean([row["seconds"] for row in taken])

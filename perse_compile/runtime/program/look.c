@@ -8,7 +8,9 @@ int info(const options *o) {
     perse_info i = perse_get_info(p);
     say(o, "%s for %s, built by perse-compile %s\n", i.name, i.target, i.version);
     uint32_t classes = i.classes - i.spare;
-    say(o, "input %u x %u x %u, %u classes and room for %u, %.1f million MACs\n", i.height, i.width, i.channels, classes, i.spare, (double)i.macs * 1e-6);
+    say(o, "input %u x %u x %u, %u classes", i.height, i.width, i.channels, classes);
+    if (i.spare > 0) say(o, " and room for %u", i.spare);
+    say(o, ", %.1f million MACs\n", (double)i.macs * 1e-6);
     say(o, "backbone %.1f MB, memory %.1f MB, heads: %s\n", (double)i.backbone_size * 1e-6, (double)perse_memory_size(o->threads) * 1e-6,
         i.generation == 0 ? "factory" : "personalised");
     float *levels = take_memory(4 * i.channels * sizeof *levels), *camera = levels + 2 * i.channels; /* the factory's, the camera's */
