@@ -20,11 +20,13 @@ from perse_compile.artifact import open_artifact
 from perse_compile.building.build import build
 from perse_compile.devices import LocalDevice
 from perse_compile.errors import ArtifactError, DataError, DeviceError, VerifyError
-from perse_compile.passes import default_pipeline
+from perse_compile.passes import analysis_pipeline, default_pipeline
 from perse_compile.personalise.data import Images
 from perse_compile.personalise.session import Session
 from perse_compile.personalise.train_exits import train_exits
 from perse_compile.pipeline import run
+from perse_compile.placement.budget import Budget
+from perse_compile.placement.place import Wishes, place
 from perse_compile.program import SPARE_LOGIT, Program
 from perse_compile.same_function import SameFunction
 from perse_compile.verify import verify
@@ -105,6 +107,15 @@ def test_training_leaves_them(roomy: Program) -> None:
         assert weight.shape[1] == len(CLASSES) + ROOM and not weight[:, MUG:].any()
         assert bias[MUG:].tolist() == [SPARE_LOGIT] * ROOM and bool(weight[:, :MUG].any())
         assert 0.05 <= exit.temperature < 20
+
+
+def test_placed_exits_have_them_too() -> None:
+    program = run(tiny_network(), analysis_pipeline())
+    images = Images("pictures", *pictures(200, 5, noise=180), list(CLASSES), [""] * 200)
+    place(program, images, Wishes(Budget(), 1, ("relu_2", "relu_3")), tell=lambda *_: None, spare=1)
+    verify(program)
+    assert program.spare == 1 and program.exits[-1].temperature > 0
+    assert all(program.tensor(f"{exit.name}.bias")[-1] == SPARE_LOGIT for exit in program.exits)
 
 
 def test_a_pack_with_names(tmp_path: Path) -> None:
@@ -207,6 +218,16 @@ def test_name_and_heads_go_together(room: Path, tmp_path: Path) -> None:
     assert driver.evaluate(room, mine, pack="kitchen")["samples"] == 112
     with pytest.raises(DataError, match=r"no class is named 'cup'; known: red dots, .*, mug"):
         driver.evaluate(room, mine)
+
+
+def test_images_without_it_do_not_make_it_forgotten(room: Path, tmp_path: Path) -> None:
+    """Nor what was learnt of classes that they do not show; without a cache."""
+    assert driver.personalise(room, as_folder(tmp_path / "mine", 100, 12, 7), new_classes=["mug"])["live"]
+    before = recall(room, MUG, mugs(60, 9))
+    later = as_folder(tmp_path / "later", 100, 0, 14)
+    shutil.rmtree(later / "stripes")
+    driver.personalise(room, later, options={"seed": "5", "max-drop": "0.2"})
+    assert recall(room, MUG, mugs(60, 9)) > before - 0.15
 
 
 def test_the_cache_remembers_a_class(room: Path, tmp_path: Path) -> None:

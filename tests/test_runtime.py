@@ -322,7 +322,9 @@ def test_packs(artifact: Path) -> None:
     (artifact / "packs" / "a file").write_text("not a pack")
     damaged = artifact / "packs" / "anna" / "heads.pack"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert answer(artifact, "packs")["packs"][1:] == [{"name": "anna", "sound": False, "generation": 0, "new_classes": []}]
+    assert answer(artifact, "packs")["packs"][1:] == [
+        {"name": "anna", "sound": False, "generation": 0, "new_classes": []}
+    ]
     assert "anna                     file length is wrong\n" in perse(artifact, "packs").stdout
     assert f"file length is wrong: {damaged}" in error(artifact, "info", "--pack", "anna")
     assert answer(artifact, "reset", "--pack", "anna") == {"generation": 0}
