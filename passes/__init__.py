@@ -31,11 +31,11 @@ def analysis_pipeline() -> list[Pass]:
     return [EvaluationForm(), Canonicalise(), FoldBatchNorm(), PropagateShapes(), FindCutPoints()]
 
 
-def exits_pipeline(exits: str | int | tuple[str, ...]) -> list[Pass]:
-    """From a network's cut points to a multi-exit program."""
-    return [PlaceExits(exits), InsertExits(), SplitStages(), BuildTrainingGraph()]
+def exits_pipeline(exits: str | int | tuple[str, ...], spare: int = 0) -> list[Pass]:
+    """From a network's cut points to a multi-exit program with so many outputs for classes to come."""
+    return [PlaceExits(exits), InsertExits(spare=spare), SplitStages(), BuildTrainingGraph()]
 
 
-def default_pipeline(exits: str | int | tuple[str, ...] = "auto") -> list[Pass]:
-    """From a traced network to a multi-exit program."""
-    return [*analysis_pipeline(), *exits_pipeline(exits)]
+def default_pipeline(exits: str | int | tuple[str, ...] = "auto", spare: int = 0) -> list[Pass]:
+    """From a traced network to a multi-exit program with so many outputs for classes to come."""
+    return [*analysis_pipeline(), *exits_pipeline(exits, spare)]

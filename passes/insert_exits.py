@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from perse_compile.macs import cumulative_macs
 from perse_compile.ops import OPS
 from perse_compile.pipeline import Pass
-from perse_compile.program import Exit, Program
+from perse_compile.program import Exit, Program, widened
 from perse_compile.rewriting import add_tensor, is_op, output, tidy
 from perse_compile.shapes import annotate_shapes
 
@@ -21,7 +21,8 @@ SPREAD = 0.01  # standard deviation of new weights
 
 @dataclass(frozen=True)
 class InsertExits(Pass):
-    """Attach a head at each tap, and make a head of the network's own classifier.
+    """Attach a head at each tap, and make a head of the network's own classifier. Each gets `spare` outputs more,
+    which cannot win until a person teaches them a class.
 
     Given:  x -> layer1 -> layer2 -> linear -> output
     Result: x -> layer1 -> layer2 -> head (final) -> output (head0, head)
@@ -31,10 +32,12 @@ class InsertExits(Pass):
     name = "insert-exits"
     needs = ("place-exits",)
     seed: int = 0
+    spare: int = 0
 
     def apply(self, program: Program) -> None:
         graph, classes = program.module.graph, len(program.classes)
         logits: Any = output(graph).args[0]
+        program.spare = self.spare
         generator = torch.Generator().manual_seed(self.seed)
         final, tap, *own = own_classifier(program, logits)
         heads = []
@@ -66,6 +69,7 @@ def own_classifier(program: Program, logits: fx.Node) -> tuple[Exit, fx.Node, Te
 def attach(program: Program, exit: Exit, tap: fx.Node, weight: Tensor, bias: Tensor) -> fx.Node:
     """pool_features and head right before the output: the backbone stays contiguous."""
     graph = program.module.graph
+    weight, bias = widened(weight, bias, program.spare)
     with graph.inserting_before(output(graph)):
         features = graph.create_node(
             "call_function", OPS["pool_features"], (tap, exit.grid), name=f"{exit.name}_features"

@@ -53,13 +53,15 @@ def insert_exits(
     exits: str | int | tuple[str, ...] = "auto",
     weights: str = "auto",
     num_classes: int | None = None,
+    spare_classes: int = 0,
     input_size: tuple[int, int] | None = None,
     output: Path | str | None = None,
 ) -> Program:
     """A torchvision name or package.module:factory as a program; what the command warns of is a Python warning."""
     program = driver.insert_exits(
-        model, exits=exits, weights=weights, num_classes=num_classes, input_size=input_size, output=_path(output)
-    )
+        model, exits=exits, weights=weights, num_classes=num_classes, spare_classes=spare_classes,
+        input_size=input_size, output=_path(output),
+    )  # fmt: skip
     for message in program.provenance["warnings"]:
         warnings.warn(message, stacklevel=2)
     return program
@@ -94,7 +96,7 @@ def run(artifact: Artifact | Path | str, image: Any, **options: Any) -> Answer:
 
 
 def personalise(artifact: Artifact | Path | str, data: Path | str, **options: Any) -> Figures:
-    """Train the artifact's heads on one person's images; device, threads, pack and progress as of the driver."""
+    """Train the artifact's heads on one person's images; options as of the driver, such as new_classes."""
     return Figures(driver.personalise(_folder(artifact), Path(data), **options))
 
 

@@ -38,6 +38,11 @@ class Artifact:
         return list(self.manifest["classes"])
 
     @property
+    def spare_classes(self) -> int:
+        """Outputs that the network had no class for."""
+        return int(self.manifest["spare_classes"])
+
+    @property
     def machine(self) -> str:
         return str(self.manifest["target"]["machine"])
 
@@ -123,7 +128,7 @@ def open_artifact(folder: Path, *, check_pack: bool = True) -> Artifact:
     pack = folder / manifest.PACK
     if check_pack and pack.exists():
         heads = manifest.read_pack(pack)
-        if heads.heads_id != fields["heads_id"]:
+        if (heads.heads_id, heads.spare) != (fields["heads_id"], fields["spare_classes"]):
             raise ArtifactError(
                 f"{pack} belongs to another artifact;"
                 f" `perse-compile personalise {folder} --reset` brings back the factory heads"

@@ -46,6 +46,12 @@ app = typer.Typer(
 NumClasses = Annotated[
     int | None, typer.Option("--num-classes", min=1, help="How many classes; the model's own number by default.")
 ]
+SpareClasses = Annotated[
+    int,
+    typer.Option(
+        "--spare-classes", min=0, max=64, help="Room for classes that a person will teach it: personalise --new-class."
+    ),
+]
 InputSize = Annotated[
     str | None, typer.Option("--input-size", metavar="N|HxW", help="Of the images; the model's own by default.")
 ]
@@ -88,6 +94,7 @@ def insert_exits(
         ),
     ] = "auto",
     num_classes: NumClasses = None,
+    spare_classes: SpareClasses = 0,
     input_size: InputSize = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write; MODEL.perse in this folder by default.")
@@ -123,7 +130,8 @@ def insert_exits(
         with progress() as tell:
             placed, placement = driver.place_exits(
                 model, place, wishes, costs=costs, device=device, threads=threads, weights=weights,
-                num_classes=num_classes, input_size=size, dump=dump, output=path, plot=plot, progress=tell, notice=warn,
+                num_classes=num_classes, spare_classes=spare_classes, input_size=size, dump=dump, output=path,
+                plot=plot, progress=tell, notice=warn,
             )  # fmt: skip
         if not json:
             cli_place.show_placement(placement)
@@ -140,6 +148,7 @@ def insert_exits(
         exits=parse_exits(exits),
         weights=weights,
         num_classes=num_classes,
+        spare_classes=spare_classes,
         input_size=size,
         dump=dump,
         output=path,
@@ -205,16 +214,17 @@ def show_program(program: Program, path: Path, json: bool, place: dict[str, Any]
     if json:
         keys = ("name", "tap", "grid", "features", "macs")
         exits = [{**{k: getattr(e, k) for k in keys}, "share": share, "head_parameters": n} for e, share, n in rows]
-        print_json({"program": str(path), "name": program.name, "classes": len(program.classes), "exits": exits,
+        print_json({"program": str(path), "name": program.name, "classes": len(program.classes),
+                    "spare_classes": program.spare, "exits": exits,
                     "warnings": program.provenance["warnings"], **({"place": place} if place else {})})  # fmt: skip
         return
     shown = table("exit", "tap", "share of MACs", "head parameters")
     for exit, share, parameters in rows:
         shown.add_row(exit.name, exit.tap, f"{share:.1%}", f"{parameters:,}")
     console().print(shown)
-    spec = program.input
+    spec, room = program.input, f" and room for {program.spare}" if program.spare else ""
     console().print(
-        f"{escape(str(path))}: {spec.channels}x{spec.height}x{spec.width} images, {len(program.classes)} classes,"
+        f"{escape(str(path))}: {spec.channels}x{spec.height}x{spec.width} images, {len(program.classes)} classes{room},"
         f" {full / 1e6:,.0f} million MACs, {path.stat().st_size / 1e6:.1f} MB",
         soft_wrap=True, highlight=False,
     )  # fmt: skip

@@ -86,10 +86,11 @@ def packs(artifact: ArtifactFolder, device: DeviceName = None, json: Json = Fals
     if json:
         print_json({"packs": found})
         return
-    shown = table("pack", "heads", "changes")
+    shown = table("pack", "heads", "changes", "new classes")
     for pack in found:
         state = "damaged" if not pack["sound"] else "personalised" if pack["generation"] else "factory"
-        shown.add_row(escape(pack["name"]) or "(the artifact's own)", state, str(pack["generation"]))
+        name, new = escape(pack["name"]) or "(the artifact's own)", escape(", ".join(pack["new_classes"]))
+        shown.add_row(name, state, str(pack["generation"]), new)
     console().print(shown)
 
 

@@ -45,6 +45,14 @@ def personalise(
             help="The person's images: a folder with one sub-folder per class, or without (no labels), or an .npz.",
         ),
     ] = None,
+    new_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--new-class",
+            metavar="NAME",
+            help="A class that the network never had, whose images lie in the sub-folder NAME; may be repeated.",
+        ),
+    ] = None,
     device: DeviceName = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many; training stops early.")] = None,
     max_drop: Annotated[
@@ -114,12 +122,13 @@ def personalise(
             device=device,
             threads=threads,
             pack=pack,
+            new_classes=new_class or (),
             options=given,
             before=None if json else show_estimate,
             progress=tell,
             notice=warn,
         )
-    print_json(result) if json else show_personalised(heads_of(artifact, pack), result, max_cost)
+    print_json(result) if json else show_personalised(heads_of(artifact, pack), result, max_cost, new_class or [])
 
 
 def estimate(
@@ -153,7 +162,7 @@ def show_estimate(found: dict[str, Any]) -> None:
     )
 
 
-def show_personalised(heads: str, result: dict[str, Any], max_cost: float | None) -> None:
+def show_personalised(heads: str, result: dict[str, Any], max_cost: float | None, new_classes: list[str]) -> None:
     samples, measure = result["samples"], "accuracy" if result["labelled"] else "agreement"
     shown = table("exit", f"{measure} before", "after", "share before", "after", "enabled")
     for exit in result["exits"]:
@@ -171,6 +180,10 @@ def show_personalised(heads: str, result: dict[str, Any], max_cost: float | None
     say(f"{samples['train']} images trained the heads; these figures are of {samples['judged']},")
     say(f"each judged by heads that did not learn from it; {result['seconds']:.1f} s")
     say(f"teacher: {result['teacher']}")
+    for name, share in zip(
+        new_classes, result["recognised"][len(result["recognised"]) - len(new_classes) :], strict=True
+    ):
+        say(f"new class {escape(name)}: {share:.0%} of its labelled images recognised")
     if "cache" in result:
         kept = result["cache"]
         say(f"cache: {kept['samples']} images in {kept['bytes'] / 1e6:.2f} MB, room for {kept['room']}")

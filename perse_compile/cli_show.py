@@ -70,9 +70,10 @@ def tree(found: Row, blocks: bool) -> Tree:
     spec = found["input"]
     target = f" for {found['target']['name']}" if found["target"] else ""
     head = Text.assemble((f"{found['name']}{target}", "bold"), f"  {spec['height']}x{spec['width']}x{spec['channels']}")
-    head.append(
-        f", {found['classes']} classes, {count(found['macs'])} MACs, {size(found['memory'][0]['bytes'])} weights"
-    )
+    taught = f" and {', '.join(found['new_classes'])}" if found["new_classes"] else ""
+    room = f" (room for {found['spare_classes']} more)" if found["spare_classes"] else ""
+    head.append(f", {found['classes']} classes{taught}{room}")
+    head.append(f", {count(found['macs'])} MACs, {size(found['memory'][0]['bytes'])} weights")
     root = Tree(head, guide_style="dim")
     for stage, exit in zip(found["stages"], found["exits"], strict=True):
         branch = root.add(stage_line(stage))

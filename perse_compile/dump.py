@@ -14,6 +14,8 @@ from perse_compile.program import Program
 def dump(program: Program) -> str:
     spec = program.input
     lines = [f"program {program.name}: {spec.channels}x{spec.height}x{spec.width} -> {len(program.classes)} classes"]
+    if program.spare:
+        lines[0] += f", room for {program.spare}"
     lines += ["", "graph", *dump_graph(program.module.graph, program.module)]
     lines += section("cuts", (f"{c.node} {shape(c.shape)} {c.macs} MACs" for c in program.cuts))
     lines += section("exits", (

@@ -25,7 +25,7 @@ class Answers(NamedTuple):
     labels: Tensor  # [N] int64
     confidence: Tensor  # [N]
     exits: Tensor  # [N] int64, which exit answered
-    probabilities: Tensor  # [N,K]
+    probabilities: Tensor  # [N,K], of the classes that `EarlyExit.classes` names
 
 
 class EarlyExit(nn.Module):
@@ -39,6 +39,7 @@ class EarlyExit(nn.Module):
         super().__init__()
         if not program.stages:
             raise PassError(f"{program.name} has no exits; run insert-exits before making it a module")
+        self.classes = list(program.classes)
         self.names = [exit.name for exit in program.exits]
         self.grids = [exit.grid for exit in program.exits]
         self.enabled = [exit.enabled for exit in program.exits]
@@ -64,6 +65,7 @@ class EarlyExit(nn.Module):
             if not (self.enabled[number] or last):
                 continue
             logits = ops.head(ops.pool_features(x, self.grids[number]), *(getattr(head, part) for part in PARTS))
+            logits = logits[:, : len(self.classes)]  # without spare outputs, which nobody has taught
             probabilities = torch.softmax(logits / self.temperatures[number], 1)
             if found is None:
                 found = torch.zeros(len(left), probabilities.shape[1], device=x.device), torch.zeros_like(left)
@@ -76,13 +78,14 @@ class EarlyExit(nn.Module):
         return Answers(labels, confidence, found[1], found[0])
 
     def use_pack(self, path: Path | str) -> EarlyExit:
-        """Heads, thresholds and camera of a heads.pack. Raises ArtifactError when it is of another network."""
+        """Heads, thresholds, new classes and camera of a heads.pack. Raises ArtifactError if of another network."""
         pack = read_pack(Path(path))
-        if pack.heads_id != heads_id(self._program):
+        if (pack.heads_id, pack.spare) != (heads_id(self._program), self._program.spare):
             raise ArtifactError(f"{path} belongs to another network than {self._program.name}; give one of its own")
         for head, packed in zip(self.heads, pack.exits, strict=True):
             for part in PARTS:
                 head.register_buffer(part, torch.from_numpy(np.array(getattr(packed, part))))
+        self.classes = [*self._program.classes, *pack.new_classes]
         self.enabled = [exit.enabled for exit in pack.exits]
         self.temperatures = [exit.temperature for exit in pack.exits]
         self.thresholds = [exit.threshold for exit in pack.exits]

@@ -50,4 +50,4 @@ def head_macs(program: Program, exit: str) -> int:
 
 def head_parameters(program: Program, exit: Exit) -> int:
     """Numbers that personalising changes: weight and bias."""
-    return (exit.features + 1) * len(program.classes)
+    return (exit.features + 1) * program.outputs

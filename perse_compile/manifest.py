@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from perse_compile.errors import ArtifactError
 from perse_compile.program import Program
 
-VERSION = 2
+VERSION = 3
 PAGE = 4096
 CACHE_LINE = 64
 CHUNK = 1 << 22  # bytes of a file read at once
 CHECKED_FROM = 16  # where the bytes that a file's checksum covers begin: after the checksum itself
 BACKBONE_HEADER = struct.Struct("<8sIIQQQQQII")
-PACK_HEADER = struct.Struct("<8sIIQIIIII20x")
+PACK_HEADER = struct.Struct("<8sIIQIIIIII16x")
 PACK_EXIT = struct.Struct("<IIff16x")
+CLASS_ROOM = 64  # bytes of a new class's name
 BACKBONE, PACK, PREVIOUS, MANIFEST = "backbone.bin", "heads.pack", "heads.pack.previous", "manifest.json"
 assert BACKBONE_HEADER.size == PACK_HEADER.size == 64 and PACK_EXIT.size == 32
 
@@ -54,6 +55,8 @@ class Pack:
     heads_id: int  # of the backbone these heads belong to
     generation: int
     levels: Floats  # (C, 2) of the training images or, in a person's pack, of their camera; 0 = not known
+    spare: int = 0  # outputs that the network had no class for
+    new_classes: tuple[str, ...] = ()  # those that have a class now, in order: this person's
 
 
 def checksum(file: bytes | bytearray) -> int:
@@ -74,17 +77,18 @@ def pack_of(program: Program, identity: int) -> Pack:
         ]
         exits.append(PackedExit(exit.enabled, exit.temperature, exit.threshold, *leaves))
     unknown = [[0.0, 0.0]] * program.input.channels
-    return Pack(exits, identity, 0, np.array(program.levels or unknown, np.float32))
+    return Pack(exits, identity, 0, np.array(program.levels or unknown, np.float32), program.spare)
 
 
 def encode_pack(pack: Pack) -> bytes:
     """As plan.h says."""
-    body = pack.levels.astype("<f4").tobytes()
+    names = b"".join(name.encode().ljust(CLASS_ROOM, b"\0") for name in pack.new_classes)
+    body = pack.levels.astype("<f4").tobytes() + names.ljust(pack.spare * CLASS_ROOM, b"\0")
     for exit in pack.exits:
         body += PACK_EXIT.pack(len(exit.shift), int(exit.enabled), exit.temperature, exit.threshold)
         body += b"".join(leaf.astype("<f4").tobytes() for leaf in (exit.shift, exit.scale, exit.weight, exit.bias))
     length, classes = PACK_HEADER.size + len(body), len(pack.exits[0].bias)
-    fields = (length, len(pack.exits), classes, pack.heads_id, pack.generation, len(pack.levels))
+    fields = (length, len(pack.exits), classes, pack.heads_id, pack.generation, len(pack.levels), pack.spare)
     crc = checksum(PACK_HEADER.pack(b"PERSEPAK", VERSION, 0, *fields) + body)
     return PACK_HEADER.pack(b"PERSEPAK", VERSION, crc, *fields) + body
 
@@ -97,14 +101,15 @@ def read_pack(path: Path) -> Pack:
     )
     if len(data) < PACK_HEADER.size or data[:8] != b"PERSEPAK":
         raise damaged
-    _, version, crc, length, exits, classes, heads_id, generation, channels = PACK_HEADER.unpack_from(data)
+    _, version, crc, length, exits, classes, heads_id, generation, channels, spare = PACK_HEADER.unpack_from(data)
     if version != VERSION:
         raise ArtifactError(
             f"{path} is of format {version}, this perse-compile reads {VERSION}; build the artifact again"
         )
     if length != len(data) or crc != checksum(data):
         raise damaged
-    found, offset = [], PACK_HEADER.size + 8 * channels
+    found, names = [], PACK_HEADER.size + 8 * channels
+    offset = names + spare * CLASS_ROOM
     if offset > len(data):
         raise damaged
     levels = np.frombuffer(data, "<f4", 2 * channels, PACK_HEADER.size).astype(np.float32).reshape(channels, 2)
@@ -124,7 +129,14 @@ def read_pack(path: Path) -> Pack:
         found.append(
             PackedExit(bool(enabled), temperature, threshold, shift, scale, weight.reshape(features, classes), bias)
         )
-    return Pack(found, heads_id, generation, levels)
+    try:
+        new = [
+            data[at : at + CLASS_ROOM].rstrip(b"\0").decode()
+            for at in range(names, names + spare * CLASS_ROOM, CLASS_ROOM)
+        ]
+    except UnicodeDecodeError:
+        raise damaged from None
+    return Pack(found, heads_id, generation, levels, spare, tuple(filter(None, new)))
 
 
 # ---------------------------------------------------------------- backbone

@@ -23,6 +23,8 @@ from perse_compile.errors import PassError, ProgramError
 if TYPE_CHECKING:
     from perse_compile.early_exit import EarlyExit
 
+SPARE_LOGIT = -30000.0  # bias of an output that no class has yet, see PERSE_SPARE_LOGIT in runtime/plan.h
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -80,6 +82,7 @@ class Program:
     module: fx.GraphModule  # forward(x: (N,C,H,W) normalised) -> logits, or tuple of logits, one per exit
     input: InputSpec
     classes: list[str]
+    spare: int = 0  # outputs of every head after those of the classes, for classes that a person will name
     cuts: list[CutPoint] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
@@ -87,6 +90,11 @@ class Program:
     levels: list[list[float]] | None = None  # [C][2] of the images that trained the exits, see personalise/levels.py
     provenance: dict[str, Any] = field(default_factory=dict)  # model, weights, versions, training
     passes: list[str] = field(default_factory=list)  # names of the passes applied, in order
+
+    @property
+    def outputs(self) -> int:
+        """Of every head once there are heads, spare ones too."""
+        return len(self.classes) + self.spare
 
     def node(self, name: str) -> fx.Node:
         for node in self.module.graph.nodes:
@@ -133,6 +141,7 @@ class Program:
             "graph": graph_json.encode(self.module.graph),
             "input": asdict(self.input),
             "classes": self.classes,
+            "spare": self.spare,
             "cuts": [asdict(cut) for cut in self.cuts],
             "exits": [asdict(exit) for exit in self.exits],
             "stages": [asdict(stage) for stage in self.stages],
@@ -155,6 +164,7 @@ class Program:
                 module=make_module(graph_json.decode(body["graph"]), tensors, body["name"]),
                 input=InputSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])}),
                 classes=body["classes"],
+                spare=body.get("spare", 0),  # programs of before there were spare classes
                 cuts=[CutPoint(**{**cut, "shape": tuple(cut["shape"])}) for cut in body["cuts"]],
                 exits=[Exit(**exit) for exit in body["exits"]],
                 stages=[Stage(**stage) for stage in body["stages"]],
@@ -165,6 +175,12 @@ class Program:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProgramError(f"{path} does not describe a program ({error}); run insert-exits again") from error
+
+
+def widened(weight: Tensor, bias: Tensor, spare: int) -> tuple[Tensor, Tensor]:
+    """A head's weight [F,K] and bias [K] with so many outputs more, which cannot win: weight 0, bias SPARE_LOGIT."""
+    wide = nn.functional.pad(weight, (0, spare)), nn.functional.pad(bias, (0, spare), value=SPARE_LOGIT)
+    return wide[0].contiguous(), wide[1]
 
 
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:

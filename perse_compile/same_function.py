@@ -35,14 +35,14 @@ class SameFunction:
 
 
 def answer(program: Program) -> Tensor:
-    """Logits of the last exit, or of the network while it has no exits."""
+    """Logits of the network's own classes: of the last exit, or of the network while it has no exits."""
     with torch.no_grad():
         result = program.module(noise(program.input))
     if isinstance(result, tuple):
         result = result[-1]
     if not isinstance(result, Tensor) or result.dim() != 2:
         raise VerifyError(f"{program.name} must return one tensor of logits, (batch, classes)")
-    return result
+    return result[:, : len(program.classes)]
 
 
 def noise(spec: InputSpec) -> Tensor:

@@ -10,7 +10,7 @@ from torch import fx
 
 from perse_compile.errors import VerifyError
 from perse_compile.ops import OPS
-from perse_compile.program import Exit, Program, Stage
+from perse_compile.program import SPARE_LOGIT, Exit, Program, Stage
 
 
 def verify(program: Program) -> None:
@@ -95,7 +95,7 @@ def check_exit(program: Program, exit: Exit, head: fx.Node) -> None:
         raise VerifyError(
             f"exit {exit.name} reads {features.args[0].name} on grid {features.args[1]}, not {exit.tap} on {exit.grid}"
         )
-    tensors, length, classes = program.tensors(), exit.features, len(program.classes)
+    tensors, length, classes = program.tensors(), exit.features, program.outputs
     for leaf, shape in (
         ("shift", (length,)),
         ("scale", (length,)),
@@ -105,6 +105,10 @@ def check_exit(program: Program, exit: Exit, head: fx.Node) -> None:
         tensor = tensors.get(f"{exit.name}.{leaf}")
         if tensor is None or tuple(tensor.shape) != shape:
             raise VerifyError(f"tensor {exit.name}.{leaf} must have shape {shape}")
+    known = len(program.classes)
+    spare_weight, spare_bias = tensors[f"{exit.name}.weight"][:, known:], tensors[f"{exit.name}.bias"][known:]
+    if bool(spare_weight.any()) or not bool((spare_bias == SPARE_LOGIT).all()):
+        raise VerifyError(f"spare outputs of exit {exit.name} must have weight 0 and bias {SPARE_LOGIT:g}")
     if exit.temperature <= 0:
         raise VerifyError(f"exit {exit.name} has temperature {exit.temperature}; it must be positive")
 

@@ -87,7 +87,7 @@ def test_another_kind_of_file_and_another_version(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="damaged"):
         manifest.read_pack(path)
     path.write_bytes(data[:8] + struct.pack("<I", 9) + data[12:])
-    with pytest.raises(ArtifactError, match="is of format 9, this perse-compile reads 2"):
+    with pytest.raises(ArtifactError, match="is of format 9, this perse-compile reads 3"):
         manifest.read_pack(path)
     with pytest.raises(ArtifactError, match=r"cannot read .*none: No such file"):
         manifest.read_pack(tmp_path / "none")
@@ -114,7 +114,7 @@ def test_a_backbone(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert (written.size, written.crc32) == (len(data), manifest.checksum(data))
     fields = manifest.BACKBONE_HEADER.unpack_from(data)
-    assert fields[:2] == (b"PERSEBIN", 2) and fields[3:] == (len(data), 4096, 5000, 12288, 100, 4, 2)
+    assert fields[:2] == (b"PERSEBIN", 3) and fields[3:] == (len(data), 4096, 5000, 12288, 100, 4, 2)
     assert fields[2] == zlib.crc32(data[16:])
     assert data[4096:4496] == weights[0][1].tobytes() and data[4496:4544] == bytes(48)
     assert data[4544:4580] == weights[1][1].tobytes() and data[12288:12388] == b"p" * 100
@@ -129,7 +129,7 @@ FIELDS = {"program": "x", "size": 3, "std": [0.25, 1e-3], "none": None, "names":
 
 def test_a_manifest_round_trips(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(manifest.encode_manifest(FIELDS))
-    assert manifest.read_manifest(tmp_path) == {**FIELDS, "format": 2}
+    assert manifest.read_manifest(tmp_path) == {**FIELDS, "format": 3}
 
 
 def test_the_order_of_the_fields_does_not_matter() -> None:
@@ -162,8 +162,8 @@ def test_a_manifest_of_another_version_or_nowhere(tmp_path: Path) -> None:
         manifest.read_manifest(tmp_path)
     with pytest.raises(ArtifactError, match=r"no artifact at .*none; `perse-compile build` makes one"):
         manifest.read_manifest(tmp_path / "none")
-    (tmp_path / "manifest.json").write_text(json.dumps({**FIELDS, "format": 3, "crc32": 0}))
-    with pytest.raises(ArtifactError, match="is of format 3, this perse-compile reads 2"):
+    (tmp_path / "manifest.json").write_text(json.dumps({**FIELDS, "format": 2, "crc32": 0}))
+    with pytest.raises(ArtifactError, match="is of format 2, this perse-compile reads 3"):
         manifest.read_manifest(tmp_path)
 
 

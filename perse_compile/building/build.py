@@ -182,6 +182,7 @@ def _manifest(network: Network, identity: int, fresh: Path) -> dict[str, Any]:
         "tuning": network.choices.summary(),
         "input": asdict(program.input),
         "classes": list(program.classes),
+        "spare_classes": program.spare,
         "exits": exits,
         "arena_bytes": network.arena,
         "live_bytes": network.live,

@@ -43,19 +43,23 @@ def personalise(
     device: str | None = None,
     threads: int | None = None,
     pack: str | None = None,
+    new_classes: Sequence[str] = (),
     options: dict[str, str] | None = None,
     before: Callable[[dict[str, Any]], None] | None = None,
     progress: Tell | None = None,
     notice: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Decode here, train there; heads.pack changes only if the new heads are better. `before` hears the estimate."""
+    """Decode here, train there; heads.pack changes only if the new heads are better. `before` hears the estimate.
+
+    `new_classes`: names that the network never had, of images among `data`; they take spare outputs.
+    """
     from perse_compile.report.keep import keep_of
 
     with open_session(folder, device, threads, pack=pack, progress=progress, notice=notice) as session:
-        images = session.read(data, progress)
+        images = session.read(data, progress, new_classes)
         if before is not None:
             before(session.estimate(len(images.pixels), options or {}))
-        found = session.personalise(images, options or {}, progress)
+        found = session.personalise(images, options or {}, progress, new_classes)
         keep_of(session, "personalise", found, images.name, notice)
         return found
 

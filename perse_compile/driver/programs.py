@@ -26,12 +26,16 @@ def insert_exits(
     exits: str | int | tuple[str, ...] = "auto",
     weights: str = "auto",
     num_classes: int | None = None,
+    spare_classes: int = 0,
     input_size: tuple[int, int] | None = None,
     dump: Path | None = None,
     output: Path | None = None,
     observers: Sequence[Observer] = (),
 ) -> Program:
-    """From a model's name to a multi-exit program, saved if `output` says where."""
+    """From a model's name to a multi-exit program, saved if `output` says where.
+
+    `spare_classes`: outputs more than the network has, for classes that a person teaches it.
+    """
     from perse_compile.dump import dump_to
     from perse_compile.passes import default_pipeline
     from perse_compile.pipeline import run
@@ -41,7 +45,7 @@ def insert_exits(
     check_can_write(output)
     program = trace_model(model, weights, num_classes, input_size)
     watching: list[Observer] = [SameFunction(), *([dump_to(dump)] if dump else []), *observers]
-    run(program, default_pipeline(exits), watching)
+    run(program, default_pipeline(exits, spare_classes), watching)
     if output is not None:
         program.save(output)
     return program
@@ -57,6 +61,7 @@ def place_exits(
     threads: int | None = None,
     weights: str = "auto",
     num_classes: int | None = None,
+    spare_classes: int = 0,
     input_size: tuple[int, int] | None = None,
     dump: Path | None = None,
     output: Path | None = None,
@@ -87,7 +92,7 @@ def place_exits(
         with open_session(costs, device, threads, notice=notice) as session:
             timed = {"device": session.device.name, **session.simple("bench")}
             seen = measured(costs, session.artifact.manifest, timed, program)
-    placement = place(program, images, wishes, seen, tell=tell, observers=watching)
+    placement = place(program, images, wishes, seen, tell=tell, spare=spare_classes, observers=watching)
     if output is not None:
         program.save(output)
     if plot is not None:

@@ -80,11 +80,11 @@ def lower(program: Program, choices: Choices) -> Network:
     for index, exit in enumerate(program.exits):
         _add_stage(builder, program, index, values)
         _add_pool(builder, program, exit, values)
-        _add_head(builder, exit, len(program.classes))
+        _add_head(builder, exit, program.outputs)
     module = builder.module()
     steps = {
         exit.name: lower_training(
-            program.training[exit.name], f"train_{exit.name}", exit.features, len(program.classes), TRAIN_BATCH, target
+            program.training[exit.name], f"train_{exit.name}", exit.features, program.outputs, TRAIN_BATCH, target
         )
         for exit in program.exits
     }

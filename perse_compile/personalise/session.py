@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,24 @@ class Session:
     threads: int = 1
     pack: str | None = None  # a named pack instead of the artifact's own heads; it stays on the device
 
-    def read(self, data: Path, progress: Progress | None = None) -> Images:
-        """Images and labels under `data`, as the artifact takes them. Raises DataError."""
+    def classes(self) -> list[str]:
+        """The network's, and those that the heads in use have learnt since."""
+        if self.artifact.spare_classes == 0:
+            return self.artifact.classes
+        packs = {pack["name"]: pack["new_classes"] for pack in self.artifact.call(self.device, ["packs"])["packs"]}
+        return [*self.artifact.classes, *packs.get(self.pack or "", [])]
+
+    def read(self, data: Path, progress: Progress | None = None, new_classes: Sequence[str] = ()) -> Images:
+        """Images and labels under `data`, as the artifact takes them; new classes come after those it has.
+
+        Raises DataError.
+        """
         tell = None if progress is None else (lambda done, total: progress("reading images", done, total))
-        return read_images(data, self.artifact.input, self.artifact.classes, tell)
+        known = self.classes()
+        for name in new_classes:
+            if name in known:
+                raise DataError(f"there is a class {name!r} already; leave --new-class {name} out to teach it more")
+        return read_images(data, self.artifact.input, [*known, *new_classes], tell)
 
     def evaluate(self, images: Images, progress: Progress | None = None) -> dict[str, Any]:
         """Accuracy and share of samples per exit, mean cost, with the live heads. Raises DataError without labels."""
@@ -44,13 +58,21 @@ class Session:
         with self._files(images.pixels, images.labels) as (pixels, labels):
             return self._call(["evaluate", pixels, "--labels", labels], progress)
 
-    def personalise(self, images: Images, options: dict[str, str], progress: Progress | None = None) -> dict[str, Any]:
+    def personalise(
+        self,
+        images: Images,
+        options: dict[str, str],
+        progress: Progress | None = None,
+        new_classes: Sequence[str] = (),
+    ) -> dict[str, Any]:
         """Train the heads on the device; heads.pack is replaced only by better ones, or to correct the camera.
 
-        options: those of `perse personalise` without their dashes; an empty value is that of a flag.
+        options: those of `perse personalise` without their dashes; an empty value is that of a flag. New classes are
+        those that `read` was given.
         """
         with self._files(images.pixels, images.labels) as (pixels, labels):
             arguments = ["personalise", pixels, *(["--labels", labels] if labels else []), *_words(options)]
+            arguments += [word for name in new_classes for word in ("--new-class", name)]
             result = self._call(arguments, progress)
         bring_back_heads(self.artifact, self.device)
         return result

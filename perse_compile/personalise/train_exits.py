@@ -28,7 +28,7 @@ from perse_compile.errors import DataError, PassError
 from perse_compile.personalise.calibrate import Worth, fit_temperature, fit_thresholds, softmax
 from perse_compile.personalise.data import Images, require_two_classes, unnamed
 from perse_compile.personalise.levels import measure_levels
-from perse_compile.program import Exit, InputSpec, Program
+from perse_compile.program import Exit, InputSpec, Program, widened
 
 Labels = NDArray[np.int64]
 Progress = Callable[[str, int, int], None]  # what is being done, done, total
@@ -177,15 +177,22 @@ def head_nodes(program: Program) -> dict[str, fx.Node]:
 
 
 def read_head(program: Program, exit: Exit) -> Head:
-    """A copy of an exit's tensors."""
-    tensors = (program.tensor(f"{exit.name}.{part}") for part in PARTS)
-    return Head(*(tensor.detach().clone() for tensor in tensors))
+    """A copy of an exit's tensors, without spare outputs: those stay as they are."""
+    known = len(program.classes)
+    shift, scale, weight, bias = (program.tensor(f"{exit.name}.{part}").detach() for part in PARTS)
+    return Head(shift.clone(), scale.clone(), weight[:, :known].clone(), bias[:known].clone())
+
+
+def write_head(program: Program, exit: Exit, head: Head) -> None:
+    """With the program's spare outputs."""
+    weight, bias = widened(head.weight, head.bias, program.spare)
+    for part, tensor in zip(PARTS, (head.shift, head.scale, weight, bias), strict=True):
+        program.set_tensor(f"{exit.name}.{part}", tensor)
 
 
 def _commit(program: Program, heads: list[Head], report: ExitReport) -> None:
     for exit, head, row in zip(program.exits, heads, report.rows, strict=True):
-        for part in PARTS:
-            program.set_tensor(f"{exit.name}.{part}", getattr(head, part))
+        write_head(program, exit, head)
         exit.temperature, exit.threshold, exit.enabled = row.temperature, row.threshold, row.enabled
 
 
@@ -335,7 +342,7 @@ def _calibrate(
 
 def worth(program: Program) -> list[Worth]:
     """Per exit: MACs of the backbone and the final head that its answer saves, and those of its own head."""
-    heads = [exit.features * len(program.classes) for exit in program.exits]
+    heads = [exit.features * program.outputs for exit in program.exits]
     full = program.exits[-1].macs + heads[-1]
     return [Worth(full - exit.macs, head) for exit, head in zip(program.exits, heads, strict=True)]
 

@@ -18,7 +18,7 @@ from typing import Any
 from perse_compile.passes import exits_pipeline
 from perse_compile.personalise.data import Images, unnamed
 from perse_compile.personalise.levels import measure_levels
-from perse_compile.personalise.train_exits import PARTS, Head
+from perse_compile.personalise.train_exits import Head, write_head
 from perse_compile.pipeline import Observer, run
 from perse_compile.placement.budget import Budget, choose
 from perse_compile.placement.candidates import candidates
@@ -109,15 +109,18 @@ class Placement:
 
 def place(
     program: Program, images: Images, wishes: Wishes, seen: Measured | None = None, *, tell: Tell,
-    observers: Sequence[Observer] = (),
+    spare: int = 0, observers: Sequence[Observer] = (),
 ) -> Placement:  # fmt: skip
-    """Search, choose, and put the exits into `program`, which knows its cut points. Raises DataError."""
+    """Search, choose, and put the exits into `program`, which knows its cut points, with so many spare outputs.
+
+    Raises DataError.
+    """
     clock = _Clock()
     known = labelled(images)
     assert images.labels is not None  # labelled() has looked
     labels, pixels = images.labels[known], images.pixels[known]
     cuts = candidates(program, wishes.names)
-    probe, classes = with_exits_everywhere(program, cuts), len(program.classes)
+    probe, classes = with_exits_everywhere(program, cuts), len(program.classes) + spare
     exits = probe.exits
     costs = by_macs(cuts, exits, classes) if seen is None else by_time(cuts, exits, classes, seen)
     given = [parse_static(text, costs) for text in wishes.static]
@@ -140,20 +143,20 @@ def place(
         images.name, len(divided.search), len(divided.report), wishes.seed, costs, small, front, full, chosen, why,
         said, wishes.budget, found, clock.laps,
     )  # fmt: skip
-    commit(program, placement, records, images, observers)
+    commit(program, placement, records, images, spare, observers)
     return placement
 
 
 def commit(
-    program: Program, placement: Placement, records: Records, images: Images, observers: Sequence[Observer] = ()
-) -> None:
+    program: Program, placement: Placement, records: Records, images: Images, spare: int,
+    observers: Sequence[Observer] = (),
+) -> None:  # fmt: skip
     """The chosen exits, ready to answer."""
     chosen = placement.point.exits
-    run(program, exits_pipeline(tuple(exit.tap for exit in chosen)), observers)
+    run(program, exits_pipeline(tuple(exit.tap for exit in chosen), spare), observers)
     for exit, early in zip(program.exits, chosen, strict=False):
         head: Head = records.heads[early.candidate]
-        for part in PARTS:
-            program.set_tensor(f"{exit.name}.{part}", getattr(head, part))
+        write_head(program, exit, head)
         exit.temperature, exit.threshold, exit.enabled = early.temperature, early.threshold, True
     program.exits[-1].temperature = records.temperatures[-1]
     program.levels = measure_levels(images.pixels)

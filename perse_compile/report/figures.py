@@ -43,6 +43,7 @@ def program_figures(program: Program, path: Path | None = None) -> Figures:
         "path": None if path is None else str(path),
         "memory": memory,
         "files": [] if path is None else [_file(path)],
+        "spare_classes": program.spare, "new_classes": [],
         "target": None, "tuning": None, "verified": None, "heads": None,
         "time": None, "personalised": None, "evaluated": None, "study": None,
     }  # fmt: skip
@@ -61,7 +62,7 @@ def artifact_figures(artifact: Artifact) -> Figures:
     exits = []
     for number, known in enumerate(fields["exits"]):
         row = {**known, "share": _share(known["macs"], full)}
-        row["head_parameters"] = (known["features"] + 1) * len(fields["classes"])
+        row["head_parameters"] = (known["features"] + 1) * (len(fields["classes"]) + fields["spare_classes"])
         live = pack.exits[number] if pack else None
         row |= {name: getattr(live, name, None) for name in ("enabled", "threshold", "temperature")}
         row["difference"] = checked[known["name"]]["max_rel_diff"] if known["name"] in checked else None
@@ -79,6 +80,7 @@ def artifact_figures(artifact: Artifact) -> Figures:
     files += [{"name": PACK, **_size(folder / PACK)}] if pack else []
     files += [_file(folder / records.MEASURED)] if (folder / records.MEASURED).exists() else []
     sizes = {entry["name"]: entry["bytes"] for entry in files}
+    new = list(pack.new_classes) if pack else []
     at_work = (measured.get("build") or {}).get("memory_bytes")
     found |= {
         "path": str(folder),
@@ -90,6 +92,7 @@ def artifact_figures(artifact: Artifact) -> Figures:
             _part("executable", sizes["perse"], "perse, with all its code"),
         ],
         "files": files,
+        "spare_classes": fields["spare_classes"] - len(new), "new_classes": new,
         "target": {name: fields["target"][name] for name in ("name", "description", "machine")},
         "tuning": {**fields["tuning"], "words": tuning_words(fields["tuning"])},
         "verified": {"device": (measured.get("build") or {}).get("device"), "greatest": max(

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 enum { NAME_ROOM = 256, NONE = -1 };
+static const uint32_t NO_CLASS = UINT32_MAX;
 
 typedef struct {
     int32_t label, answer;
@@ -30,6 +31,8 @@ struct perse_cache {
     size_t stride; /* of a sample */
     uint64_t random;
     uint32_t *seen, *stored; /* [classes]: that ever came; that are here */
+    uint32_t *moved;         /* [classes] of a file: seen there, then the number that the class has here, or NO_CLASS */
+    char *names;             /* [spare][PERSE_CLASS_ROOM] of a file */
     float *logits;           /* [classes] */
     perse_head teacher;      /* the factory's final head */
     uint8_t *incoming, *samples; /* [stride], [capacity][stride] */
@@ -67,7 +70,9 @@ void perse_sample_features(const perse_samples *s, size_t at, uint32_t count, fl
 
 static size_t stride_of(const perse *p) { return sizeof(sample_head) + ((size_t)p->features * sizeof(uint16_t) + 3) / 4 * 4; }
 
-static uint64_t fixed_bytes(const perse *p) { return sizeof(perse_cache_header) + (uint64_t)p->plan->classes * sizeof(uint32_t); }
+static uint64_t fixed_bytes(const perse *p) {
+    return sizeof(perse_cache_header) + (uint64_t)p->plan->classes * sizeof(uint32_t) + (uint64_t)p->plan->spare * PERSE_CLASS_ROOM;
+}
 
 /* Samples within the budget. */
 static uint32_t capacity_of(const perse *p, uint64_t budget) {
@@ -83,6 +88,8 @@ static perse_cache *carve_cache(perse_carver *c, const perse *p, uint64_t budget
     all.stride = stride_of(p);
     all.seen = perse_carve(c, plan->classes, sizeof *all.seen);
     all.stored = perse_carve(c, plan->classes, sizeof *all.stored);
+    all.moved = perse_carve(c, plan->classes, sizeof *all.moved);
+    all.names = perse_carve(c, plan->spare, PERSE_CLASS_ROOM);
     all.logits = perse_carve(c, plan->classes, sizeof *all.logits);
     perse_head_carve(c, plan->exit[plan->exits - 1].features, plan->classes, &all.teacher);
     all.incoming = perse_carve(c, 1, all.stride);
@@ -167,7 +174,7 @@ static bool known(perse_cache *c) {
 perse_status perse_cache_add(perse_cache *c, const float *features, int32_t label) {
     if (c == NULL || features == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
     const perse_plan *plan = c->p->plan;
-    if (label < -1 || label >= (int32_t)plan->classes) return perse_fail(PERSE_BAD_LABEL, "");
+    if (label < -1 || label >= (int32_t)perse_named_classes(plan, &c->p->live)) return perse_fail(PERSE_BAD_LABEL, "");
     for (uint32_t i = 0; i < c->p->features; i++)
         if (!isfinite(features[i])) return perse_fail(PERSE_NAN_INPUT, "features");
     uint32_t final = plan->exits - 1;
@@ -223,16 +230,40 @@ static bool is_sound(const perse_cache *c) {
     return finite && h.label >= -1 && h.label < classes && h.answer >= 0 && h.answer < classes;
 }
 
-/* More samples than the budget has room for give way as if they came now. */
+/* Classes that the network never had go by their names: with other heads in use they may have other numbers, or none. */
+static void find_classes(perse_cache *c) {
+    uint32_t factory = perse_factory_classes(c->p->plan), named = perse_named_classes(c->p->plan, &c->p->live);
+    for (uint32_t k = 0; k < c->p->plan->classes; k++) {
+        uint32_t here = k < factory ? k : perse_class_of_name(c->p, c->names + (size_t)(k - factory) * PERSE_CLASS_ROOM);
+        if (here < named) c->seen[here] = c->moved[k];
+        c->moved[k] = here < named ? here : NO_CLASS;
+    }
+}
+
+/* The sample that just came from the file, under the number that its class has here. */
+static bool renumber(perse_cache *c) {
+    sample_head h = head_of(c->incoming);
+    if (h.label < 0) return true;
+    if (c->moved[h.label] == NO_CLASS) return false;
+    h.label = (int32_t)c->moved[h.label];
+    memcpy(c->incoming, &h, sizeof h);
+    return true;
+}
+
+/* More samples than the budget has room for give way as if they came now; those of a class that has no name here go. */
 static perse_status take_cache(perse_cache *c, perse_source *s) {
     perse_cache_header h;
     PERSE_TRY(take_header(s, c->p, &h));
-    PERSE_TRY(perse_take(s, c->seen, c->p->plan->classes * sizeof *c->seen));
+    PERSE_TRY(perse_take(s, c->moved, c->p->plan->classes * sizeof *c->moved));
+    PERSE_TRY(perse_take(s, c->names, (size_t)c->p->plan->spare * PERSE_CLASS_ROOM));
     c->random = h.random;
-    bool sound = true;
+    bool sound = perse_names_sound(c->names, c->p->plan->spare);
+    if (sound) find_classes(c);
     for (uint32_t i = 0; i < h.samples; i++) {
         PERSE_TRY(perse_take(s, c->incoming, c->stride));
-        if ((sound = sound && is_sound(c) && c->seen[class_of(c->incoming)] > 0)) settle(c);
+        sound = sound && is_sound(c);
+        if (!sound || !renumber(c)) continue;
+        if ((sound = c->seen[class_of(c->incoming)] > 0)) settle(c);
     }
     if (s->crc != h.crc32) return perse_fail(PERSE_BAD_CHECKSUM, s->name);
     return sound ? PERSE_OK : perse_fail(PERSE_BAD_LAYOUT, s->name);
@@ -256,6 +287,7 @@ static perse_status load(perse_cache *c) {
 
 static perse_status put_body(perse_sink *s, const perse_cache *c) {
     PERSE_TRY(perse_put(s, c->seen, c->p->plan->classes * sizeof *c->seen));
+    PERSE_TRY(perse_put(s, c->p->live.names, (size_t)c->p->plan->spare * PERSE_CLASS_ROOM));
     return perse_put(s, c->samples, c->count * c->stride);
 }
 

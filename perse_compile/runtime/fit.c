@@ -41,6 +41,7 @@ static void carve_fit(perse_carver *c, const perse_plan *plan, uint32_t count, f
     f->likely_before = perse_carve(c, answers, sizeof *f->likely_before);
     f->likely_after = perse_carve(c, answers, sizeof *f->likely_after);
     f->tickets = perse_carve(c, count, sizeof *f->tickets);
+    f->change = perse_carve(c, plan->classes, sizeof *f->change);
     f->fold = perse_carve(c, count, sizeof *f->fold);
     f->index = perse_carve(c, count, sizeof *f->index);
     f->picked = perse_carve(c, (uint64_t)2 * count, sizeof *f->picked);
@@ -247,7 +248,7 @@ static perse_status gate(fit *f) {
         r->exits[e].threshold = f->fresh.exit[e].threshold;
     }
     if (!f->lab.labelled) PERSE_TRY(fit_is_contradicted(f, &contradicted));
-    r->verdict = decide(f, contradicted);
+    r->verdict = fit_judge_classes(f, decide(f, contradicted));
     return fit_tell(f, "gate", 1, 1);
 }
 
@@ -280,7 +281,8 @@ static perse_status prepare(fit *f) {
     PERSE_TRY(deal(f));
     for (uint32_t j = 0; f->lab.labelled && j < f->judges.count; j++) {
         uint32_t i = f->judges.index[j], classes = p->plan->classes;
-        f->factory += (double)(perse_argmax(f->lab.teacher + (size_t)i * classes, classes) == (uint32_t)f->lab.truth[i]) / f->judges.count;
+        bool own = (uint32_t)f->lab.truth[i] >= perse_factory_classes(p->plan); /* which it cannot know, and early answers must */
+        f->factory += (double)(own || perse_argmax(f->lab.teacher + (size_t)i * classes, classes) == (uint32_t)f->lab.truth[i]) / f->judges.count;
     }
     return answers_before(f);
 }
@@ -337,7 +339,8 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
     f.lab.p = p;
     f.lab.samples = samples;
     perse_exit_report *exits = report->exits;
-    *report = (perse_report){.labelled = f.lab.labelled, .exits = exits, .prior = report->prior};
+    *report = (perse_report){.labelled = f.lab.labelled, .exits = exits, .prior = report->prior, .recognised = report->recognised};
+    PERSE_TRY(fit_check_classes(&f));
     memset(exits, 0, p->plan->exits * sizeof *exits);
     return personalise(&f);
 }

@@ -1,4 +1,4 @@
-/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, learn.c. */
+/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, learn.c, fit_classes.c. */
 #ifndef PERSE_FIT_H
 #define PERSE_FIT_H
 #include "inside.h"
@@ -7,6 +7,8 @@ typedef struct {
     uint32_t stratum, sample;
     uint64_t random;
 } fit_ticket;
+
+enum { FIT_KNOWN, FIT_FREE, FIT_HELD }; /* a class that changes; is new; that no label shows and that stays */
 
 typedef struct {
     perse *p;
@@ -25,6 +27,8 @@ typedef struct {
     perse_answer *before, *after;         /* [exits][count] */
     float *likely_before, *likely_after;  /* [exits][count] probability of what is right */
     fit_ticket *tickets; /* [count] */
+    uint8_t *change;     /* [classes] of FIT_...: see fit_classes.c */
+    bool own_classes;    /* there are some that the network never had */
     uint32_t *fold;      /* [count] of each sample */
     uint32_t *index;     /* [count]: the samples that judge, then the others */
     uint32_t *picked;    /* [2][count]: samples that train, samples that do not */
@@ -40,6 +44,12 @@ typedef struct {
 uint32_t fit_who_answers(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i);
 perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t total);
 int32_t fit_label(const fit *f, uint32_t i);
+
+/* fit_classes.c */
+perse_status fit_check_classes(fit *f);                /* enough samples of the new ones? */
+perse_status fit_start_classes(fit *f, uint32_t e, perse_slice slice); /* in fresh.exit[e], where it does not know them */
+void fit_settle_classes(const fit *f, const perse_training *t); /* after every step */
+perse_verdict fit_judge_classes(const fit *f, perse_verdict verdict); /* also fills report.recognised */
 
 /* teacher.c */
 perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in candidate */

@@ -96,6 +96,7 @@ typedef struct {
 typedef struct {
     uint32_t generation;
     float *levels;          /* [channels][2] */
+    char *names;            /* [spare][PERSE_CLASS_ROOM] of new classes */
     perse_pack_entry *exit; /* [exits] */
 } perse_pack;
 
@@ -108,6 +109,16 @@ uint64_t perse_pack_bytes(const perse_plan *plan); /* length of a pack file */
 perse_status perse_pack_parse(const perse_plan *plan, const uint8_t *bytes, uint64_t size, const char *name, perse_pack *into);
 perse_status perse_pack_read(const perse_plan *plan, int folder, const char *name, perse_pack *into);
 void perse_pack_stored(perse *p); /* what is in use is what is on disk, or the factory's */
+
+/* ---- classes.c: outputs that have no class as built ---- */
+
+uint32_t perse_factory_classes(const perse_plan *plan);                  /* that the network was built with */
+uint32_t perse_named_classes(const perse_plan *plan, const perse_pack *pack); /* and those that got a name since */
+const char *perse_class_name(const perse *p, uint32_t k);
+uint32_t perse_class_of_name(const perse *p, const char *name); /* perse_named_classes where there is none */
+bool perse_head_knows(const perse_head *head, uint32_t k);
+bool perse_pack_knows(const perse_plan *plan, const perse_pack *pack, uint32_t k); /* any of its heads */
+bool perse_names_sound(const char *names, uint32_t spare);
 
 /* ---- the library's state ---- */
 
@@ -130,6 +141,7 @@ struct perse {
     uint8_t *arena, *image;
     float *feature, *logits; /* of one exit */
     double *share; /* [classes]: mean probabilities */
+    const char **class_names; /* [classes] */
     perse_pack live, spare;
     float *factory_levels; /* [channels][2] */
     float *stored_levels;  /* [channels][2] of the pack as last read or written; */

@@ -91,6 +91,7 @@ static perse_status train_pass(fit *f, perse_training *t, uint32_t count, double
         double done = progress + step * start / count;
         float rate = (float)(f->o.learning_rate * 0.5 * (1 + cos(3.14159265358979323846 * done)));
         PERSE_TRY(perse_training_step(t, (float)(1.0 / f->o.teacher_temperature), rate, f->o.momentum, f->o.decay));
+        fit_settle_classes(f, t);
         *loss += *t->loss * (double)rows / count;
     }
     return PERSE_OK;
@@ -107,6 +108,7 @@ static perse_status train(fit *f, uint32_t e, perse_slice slice, bool labels_onl
     double total = 0;
     perse_head_copy(head, &f->p->live.exit[e].head, x->features, f->p->plan->classes);
     standardise(f, e);
+    PERSE_TRY(fit_start_classes(f, e, slice));
     perse_training_begin(t, f->p, e, head);
     for (uint32_t j = 0; j < slice.count; j++) {
         weights w = weights_of(f, slice.index[j], labels_only);

@@ -26,7 +26,7 @@ perse_status perse_check_samples(const perse *p, const perse_samples *s, bool *l
     bool several = false;
     for (uint32_t i = 0; s->labels != NULL && i < s->count; i++) {
         int32_t label = s->labels[i];
-        if (label < -1 || (label >= 0 && (uint32_t)label >= p->plan->classes)) return perse_fail(PERSE_BAD_LABEL, "");
+        if (label < -1 || (label >= 0 && (uint32_t)label >= perse_named_classes(p->plan, &p->live))) return perse_fail(PERSE_BAD_LABEL, "");
         if (label >= 0 && first < 0) first = label;
         several = several || (label >= 0 && label != first);
     }
@@ -62,6 +62,7 @@ static void fill_dot(perse_lab *lab, const float *logits, perse_slice slice) {
         }
         double top = t[perse_argmax(t, classes)], sum = 0, dot = 0;
         for (uint32_t k = 0; k < classes; k++) {
+            if (z[k] < PERSE_SPARE_LOGIT / 2) continue; /* a class that this head does not know */
             double e = exp(t[k] - top);
             sum += e;
             dot += e * z[k];
@@ -77,6 +78,7 @@ static double loss_at(const perse_lab *lab, const float *logits, perse_slice sli
         uint32_t i = slice.index[j];
         const float *z = row(lab, logits, i);
         double top = z[perse_argmax(z, classes)];
+        if (lab->dot[i] < PERSE_SPARE_LOGIT / 2) continue; /* likewise: no temperature helps */
         loss += log(perse_exp_sum(z, classes, top, 1 / temperature)) + (top - lab->dot[i]) / temperature;
     }
     return loss / (slice.count > 0 ? slice.count : 1);

@@ -25,6 +25,7 @@ void perse_head_carve(perse_carver *c, uint32_t features, uint32_t classes, pers
 void perse_pack_carve(perse_carver *c, const perse_plan *plan, perse_pack *pack) {
     perse_head unused;
     pack->levels = perse_carve(c, (uint64_t)2 * plan->channels, sizeof(float));
+    pack->names = perse_carve(c, plan->spare, PERSE_CLASS_ROOM);
     pack->exit = perse_carve(c, plan->exits, sizeof *pack->exit);
     for (uint32_t e = 0; e < plan->exits; e++)
         perse_head_carve(c, plan->exit[e].features, plan->classes, pack->exit ? &pack->exit[e].head : &unused);
@@ -39,6 +40,7 @@ void perse_head_copy(const perse_head *to, const perse_head *from, uint32_t feat
 
 void perse_pack_copy(const perse_plan *plan, perse_pack *to, const perse_pack *from) {
     to->generation = from->generation;
+    memcpy(to->names, from->names, (size_t)plan->spare * PERSE_CLASS_ROOM);
     for (uint32_t e = 0; e < plan->exits; e++) {
         perse_head head = to->exit[e].head;
         perse_head_copy(&head, &from->exit[e].head, plan->exit[e].features, plan->classes);
@@ -48,7 +50,7 @@ void perse_pack_copy(const perse_plan *plan, perse_pack *to, const perse_pack *f
 }
 
 uint64_t perse_pack_bytes(const perse_plan *plan) {
-    uint64_t bytes = sizeof(perse_pack_header) + sizeof(float) * 2 * (uint64_t)plan->channels;
+    uint64_t bytes = sizeof(perse_pack_header) + sizeof(float) * 2 * (uint64_t)plan->channels + (uint64_t)plan->spare * PERSE_CLASS_ROOM;
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint64_t f = plan->exit[e].features, k = plan->classes;
         bytes += sizeof(perse_pack_exit) + sizeof(float) * (2 * f + f * k + k);
@@ -67,7 +69,7 @@ static perse_status take_header(perse_source *s, const perse_plan *plan, perse_p
     if (memcmp(h->magic, "PERSEPAK", 8) != 0) return perse_fail(PERSE_BAD_MAGIC, s->name);
     if (h->version != PERSE_FORMAT_VERSION) return perse_fail(PERSE_BAD_VERSION, s->name);
     if (h->length != s->size) return perse_fail(PERSE_TRUNCATED, s->name);
-    if (h->exits != plan->exits || h->classes != plan->classes || h->heads_id != plan->heads_id)
+    if (h->exits != plan->exits || h->classes != plan->classes || h->spare != plan->spare || h->heads_id != plan->heads_id)
         return perse_fail(PERSE_WRONG_PACK, s->name);
     if (h->channels != plan->channels || h->length != perse_pack_bytes(plan) || !perse_all_zero(h->reserved, sizeof h->reserved))
         return perse_fail(PERSE_BAD_LAYOUT, s->name);
@@ -79,7 +81,8 @@ static perse_status take_pack(perse_source *s, const perse_plan *plan, perse_pac
     PERSE_TRY(take_header(s, plan, &h));
     s->crc = checksum_of_header(&h);
     PERSE_TRY(perse_take(s, into->levels, 2 * plan->channels * sizeof(float)));
-    bool sound = perse_levels_sound(into->levels, plan->channels);
+    PERSE_TRY(perse_take(s, into->names, (size_t)plan->spare * PERSE_CLASS_ROOM));
+    bool sound = perse_levels_sound(into->levels, plan->channels) && perse_names_sound(into->names, plan->spare);
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint32_t f = plan->exit[e].features, k = plan->classes;
         perse_pack_exit x;
@@ -125,6 +128,7 @@ perse_status perse_pack_read(const perse_plan *plan, int folder, const char *nam
 
 static perse_status put_body(perse_sink *s, const perse_plan *plan, const perse_pack *pack) {
     PERSE_TRY(perse_put(s, pack->levels, 2 * plan->channels * sizeof(float)));
+    PERSE_TRY(perse_put(s, pack->names, (size_t)plan->spare * PERSE_CLASS_ROOM));
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint32_t f = plan->exit[e].features, k = plan->classes;
         const perse_pack_entry *entry = &pack->exit[e];
@@ -140,7 +144,7 @@ static perse_status put_body(perse_sink *s, const perse_plan *plan, const perse_
 
 static perse_status put_pack(perse_sink *s, const perse_plan *plan, const perse_pack *pack) {
     perse_pack_header h = {"", PERSE_FORMAT_VERSION, 0, perse_pack_bytes(plan), plan->exits, plan->classes,
-                           plan->heads_id, pack->generation, plan->channels, {0}};
+                           plan->heads_id, pack->generation, plan->channels, plan->spare, {0}};
     perse_sink body = {-1, checksum_of_header(&h), s->name};
     PERSE_TRY(put_body(&body, plan, pack));
     memcpy(h.magic, "PERSEPAK", 8);

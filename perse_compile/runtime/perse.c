@@ -41,6 +41,7 @@ static perse *carve_all(perse_carver *c, const perse_plan *plan, int threads) {
     all.feature = perse_carve(c, widest, sizeof(float));
     all.logits = perse_carve(c, plan->classes, sizeof(float));
     all.share = perse_carve(c, plan->classes, sizeof *all.share);
+    all.class_names = perse_carve(c, plan->classes, sizeof *all.class_names);
     perse_pack_carve(c, plan, &all.live);
     perse_pack_carve(c, plan, &all.spare);
     all.factory_levels = perse_carve(c, (uint64_t)2 * plan->channels, sizeof(float));
@@ -163,10 +164,12 @@ void perse_close(perse *p) {
 
 perse_info perse_get_info(const perse *p) {
     const perse_plan *plan = p->plan;
-    return (perse_info){plan->name,    plan->target,   plan->version,     plan->class_names,     plan->height,
-                        plan->width,   plan->channels, plan->classes,     plan->exits,           p->features,
-                        plan->train_batch, p->header->probes, p->live.generation, (uint32_t)p->threads, plan->backbone_size,
-                        perse_full_macs(plan)};
+    for (uint32_t k = 0; k < plan->classes; k++) p->class_names[k] = perse_class_name(p, k);
+    uint32_t spare = plan->classes - perse_named_classes(plan, &p->live);
+    return (perse_info){plan->name,    plan->target,   plan->version,     p->class_names,        plan->height,
+                        plan->width,   plan->channels, plan->classes,     plan->exits,           spare,
+                        perse_factory_classes(plan),   p->features,       plan->train_batch,     p->header->probes,
+                        p->live.generation, (uint32_t)p->threads, plan->backbone_size, perse_full_macs(plan)};
 }
 
 static bool is_exit(const perse *p, int exit) { return p != NULL && exit >= 0 && (uint32_t)exit < p->plan->exits; }

@@ -54,6 +54,10 @@ extern "C" {
     X(PERSE_BAD_LABEL, "label out of range", "labels are class numbers from 0, or -1 for unknown") \
     X(PERSE_TOO_FEW_SAMPLES, "too few samples", "give at least 20, a few of each class") \
     X(PERSE_ONE_CLASS, "all samples are of one class", "add images of other classes; from one class nothing can be told apart") \
+    X(PERSE_BAD_CLASS_NAME, "not a name for a class", "use 1 to 63 bytes of UTF-8, no control characters") \
+    X(PERSE_CLASS_KNOWN, "a class has that name already", "it can be taught as it is") \
+    X(PERSE_NO_SPARE_CLASS, "no output is left for a new class", "build again, with `insert-exits --spare-classes N`") \
+    X(PERSE_TOO_FEW_OF_CLASS, "too few samples of a new class", "label at least 5") \
     X(PERSE_BAD_LEVELS, "a camera that cannot be corrected", "use the images as they are") \
     X(PERSE_DIVERGED, "training diverged", "use a smaller learning rate") \
     X(PERSE_ABORTED, "stopped by the caller", "the heads in use are as they were")
@@ -93,8 +97,10 @@ void perse_close(perse *p); /* close its places and caches before; NULL is fine 
 
 typedef struct {
     const char *name, *target, *version;
-    const char *const *class_names; /* [classes] */
+    const char *const *class_names; /* [classes]; "" where an output has none yet; good until heads change */
     uint32_t height, width, channels, classes, exits;
+    uint32_t spare;           /* the last of the classes that have no name yet: they are never the answer */
+    uint32_t factory_classes; /* the first ones, which the network was built with */
     uint32_t features;    /* of one image, over all exits */
     uint32_t train_batch; /* rows of a training batch */
     uint32_t probes;      /* images with known answers in backbone.bin */
@@ -120,6 +126,15 @@ perse_status perse_set_exit(perse *p, int exit, bool enabled, float temperature,
  * less than the answers spare. With all exits off, an image takes the stages and the final head, the full network. With
  * exits on, the worst case is every stage and every enabled head once. off: NULL or how many were switched off. */
 perse_status perse_drop_costly(perse *p, const double *share, const double *stage, const double *head, uint32_t *off);
+
+/* ---- classes that the network never had ----
+ *
+ * An artifact built with spare classes has outputs that no class has yet. The next of them becomes the class `name` of the heads
+ * in use: labels may then say its number, classes - spare as it was before, and perse_fit teaches it to every head once 5
+ * samples have that label. Until close, or for good with perse_save_pack: names are kept with the heads. It is the answer to
+ * nothing before a fit has learnt it. NULL takes back names that no fit has learnt. */
+enum { PERSE_LONGEST_CLASS = 63 }; /* bytes */
+perse_status perse_name_class(perse *p, const char *name);
 
 /* A probe: its uint8 image, and PyTorch's logits [exits][classes] with the factory heads. */
 perse_status perse_get_probe(const perse *p, int probe, const uint8_t **image, const float **logits);
@@ -259,6 +274,8 @@ perse_fit_options perse_fit_defaults(void);
     X(PERSE_LESS_ACCURATE, "kept the old heads: the new ones are less accurate on samples they did not learn from") \
     X(PERSE_NOT_BETTER, "kept the old heads: the new ones gain neither accuracy nor time") \
     X(PERSE_UNLEARNABLE, "kept the old heads: the labels look random, nothing learnt from them holds on new images") \
+    X(PERSE_NOT_RECOGNISED, "kept the old heads: a new class is mostly not recognised") \
+    X(PERSE_KNOWN_SUFFER, "kept the old heads: a new class would cost known ones") \
     X(PERSE_CONTRADICTED, "kept the old heads: the final exit contradicts many answers, and no label tells who is right")
 #define PERSE_TEACHER(X) \
     X(PERSE_TEACHER_FINAL, "final exit") \
@@ -298,6 +315,7 @@ typedef struct {
     perse_figures before, after;
     perse_exit_report *exits; /* in: [exits] of the caller */
     float *prior;             /* in: NULL or [classes] of the caller; how often the person meets each class */
+    float *recognised;        /* in: NULL or [classes]; share of each class's samples that the new pack answers rightly, NAN: none */
 } perse_report;
 
 /* What tells without labels whether levels help, from the probabilities that the factory's final exit gives the samples:

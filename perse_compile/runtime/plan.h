@@ -8,9 +8,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PERSE_FORMAT_VERSION 2u
+#define PERSE_FORMAT_VERSION 3u
 
-/* Parameters of one head, pointers into the live pack. F = features, K = classes. */
+/* An output that no class has yet, and that must not win: its weights are 0 and its bias is this, in every head. Whatever the
+ * temperature (0.05 .. 20), its probability is exactly 0 and it is never trained, unless the other logits are as low. */
+#define PERSE_SPARE_LOGIT (-30000.0f)
+enum { PERSE_CLASS_ROOM = 64 }; /* bytes of a new class's name in a file, padded with zeros, the last is 0 */
+
+/* Parameters of one head, pointers into the live pack. F = features, K = classes, spare ones too. */
 typedef struct {
     float *shift;  /* [F] */
     float *scale;  /* [F] */
@@ -51,8 +56,9 @@ typedef struct {
     const char *name;    /* "resnet50" */
     const char *target;  /* "arm64-android" */
     const char *version; /* of perse-compile */
-    const char *const *class_names; /* [classes] */
+    const char *const *class_names; /* [classes - spare] */
     uint32_t height, width, channels, classes, exits;
+    uint32_t spare;          /* of the classes: the last ones, which the network never had and a person may name */
     uint32_t train_batch;    /* B */
     uint32_t backbone_crc32; /* perse_backbone_header.crc32: which weights this code was built for */
     uint64_t backbone_size;  /* of the file */
@@ -81,8 +87,9 @@ typedef struct {
     uint32_t probes;
 } perse_backbone_header;
 
-/* heads.pack: this header, then levels as floats [channels][2], then per exit a perse_pack_exit followed by shift,
- * scale, weight, bias as floats. Levels are the mean low and high end of the images' pixels (perse_measure_levels): in
+/* heads.pack: this header, then levels as floats [channels][2], then names of new classes as char [spare][PERSE_CLASS_ROOM] in
+ * UTF-8 (empty = nobody named that one, nor those after it), then per exit a perse_pack_exit followed by shift, scale, weight,
+ * bias as floats. Levels are the mean low and high end of the images' pixels (perse_measure_levels): in
  * the factory pack those of the training images, in a person's pack those of their camera. 0 = not known: no correction. */
 typedef struct {
     char magic[8]; /* "PERSEPAK" */
@@ -93,7 +100,8 @@ typedef struct {
     uint32_t heads_id;       /* perse_plan.heads_id of the artifact these heads belong to */
     uint32_t generation;     /* 0 = factory; +1 whenever new heads, temperatures, thresholds or levels went live */
     uint32_t channels;
-    uint8_t reserved[20];    /* 0 */
+    uint32_t spare;          /* of the classes */
+    uint8_t reserved[16];    /* 0 */
 } perse_pack_header;
 
 typedef struct {
@@ -104,8 +112,9 @@ typedef struct {
     uint8_t reserved[16]; /* 0 */
 } perse_pack_exit;
 
-/* cache.bin: this header, then uint32 seen[classes] (samples of each class that ever came), then the samples: int32 label
- * (-1 = unknown), int32 answer (class that the factory's final exit gave it), halves [features], padded to 4 bytes. */
+/* cache.bin: this header, then uint32 seen[classes] (samples of each class that ever came), then names of new classes as in
+ * heads.pack (which labels of them mean), then the samples: int32 label (-1 = unknown), int32 answer (class that the factory's
+ * final exit gave it), halves [features], padded to 4 bytes. */
 typedef struct {
     char magic[8]; /* "PERSEFEA" */
     uint32_t version;

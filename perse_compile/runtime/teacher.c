@@ -22,7 +22,8 @@ void fit_weigh(fit *f) {
         const float *logits = f->lab.teacher + (size_t)i * classes;
         int label = (int)perse_argmax(logits, classes);
         uint32_t agree = 0;
-        for (uint32_t e = 0; e < exits; e++) agree += f->before[(size_t)e * n + i].label == label;
+        for (uint32_t e = 0; e < exits; e++) /* who does not know the class cannot disagree */
+            agree += f->before[(size_t)e * n + i].label == label || !perse_head_knows(&f->p->live.exit[e].head, (uint32_t)label);
         perse_probabilities(logits, classes, 1, f->soft);
         f->weight[i] = f->soft[label] * (float)agree / (float)exits;
     }
@@ -55,18 +56,22 @@ static perse_status mean_of_exits(fit *f) {
             for (uint32_t k = 0; k < classes; k++) f->candidate[(size_t)i * classes + k] += f->soft[k] / (float)exits;
         }
     }
-    for (size_t i = 0; i < (size_t)n * classes; i++) f->candidate[i] = logf(f->candidate[i] + 1e-12f);
+    for (size_t i = 0; i < (size_t)n * classes; i++)
+        f->candidate[i] = i % classes < perse_factory_classes(f->p->plan) ? logf(f->candidate[i] + 1e-12f) : PERSE_SPARE_LOGIT;
     return PERSE_OK;
 }
 
-/* The best of the factory's final exit, the final exit trained on the labels (cross-fitted), and the mean of exits. */
+/* The best of the factory's final exit, the final exit trained on the labels (cross-fitted), and the mean of exits; the second
+ * where there are classes that the network never had. */
 perse_status fit_teach_with_labels(fit *f) {
     size_t table = (size_t)f->samples->count * f->p->plan->classes;
     double temperature = perse_lab_temperature(&f->lab, f->lab.teacher, f->judges);
     double best = perse_lab_loss(&f->lab, f->lab.teacher, f->judges, temperature);
     scale_rows(f->lab.teacher, table, temperature);
     f->report->teacher = PERSE_TEACHER_FINAL;
+    if (f->own_classes) best = INFINITY; /* the factory's exit knows nothing of them */
     consider(f, PERSE_TEACHER_PERSONAL, &best);
+    if (f->own_classes) return PERSE_OK;
     PERSE_TRY(mean_of_exits(f));
     consider(f, PERSE_TEACHER_MEAN, &best);
     return PERSE_OK;
@@ -83,15 +88,15 @@ void fit_count_prior(fit *f) {
 /* Saerens, Latinne and Decaestecker 2002: the class frequencies under which posteriors (softmax of logits [count][classes]),
  * corrected for them, average to them; of every `step`-th sample from `first`. Drawn towards uniform when samples are few. */
 static void estimate_prior(fit *f, const float *logits, uint32_t first, uint32_t step, double *prior) {
-    uint32_t classes = f->p->plan->classes, used = (f->all.count - first + step - 1) / step;
+    uint32_t classes = perse_factory_classes(f->p->plan), stride = f->p->plan->classes, used = (f->all.count - first + step - 1) / step;
     double uniform = 1.0 / classes, drawn = (double)classes / (classes + used);
-    for (uint32_t k = 0; k < classes; k++) prior[k] = uniform;
+    for (uint32_t k = 0; k < stride; k++) prior[k] = k < classes ? uniform : 0;
     for (int round = 0; round < PRIOR_ROUNDS; round++) {
-        double *next = f->prior + 2 * (size_t)classes, moved = 0;
+        double *next = f->prior + 2 * (size_t)stride, moved = 0;
         for (uint32_t k = 0; k < classes; k++) next[k] = 0;
         for (uint32_t j = first; j < f->all.count; j += step) {
             double sum = 0;
-            perse_probabilities(logits + (size_t)j * classes, classes, 1, f->soft);
+            perse_probabilities(logits + (size_t)j * stride, stride, 1, f->soft);
             for (uint32_t k = 0; k < classes; k++) sum += f->soft[k] * prior[k];
             for (uint32_t k = 0; k < classes; k++) next[k] += f->soft[k] * prior[k] / sum / used;
         }
@@ -106,9 +111,9 @@ static void estimate_prior(fit *f, const float *logits, uint32_t first, uint32_t
 
 /* What the teacher says of a sample once it knows the prior; written into out [classes]. */
 static int32_t corrected(const fit *f, uint32_t i, double trust, float *out) {
-    uint32_t classes = f->p->plan->classes;
+    uint32_t classes = f->p->plan->classes, known = perse_factory_classes(f->p->plan);
     const float *z = f->lab.teacher + (size_t)i * classes;
-    for (uint32_t k = 0; k < classes; k++) out[k] = z[k] + (float)(trust * log(f->prior[k] * classes));
+    for (uint32_t k = 0; k < classes; k++) out[k] = z[k] + (k < known ? (float)(trust * log(f->prior[k] * known)) : 0);
     return (int32_t)perse_argmax(out, classes);
 }
 
@@ -231,11 +236,12 @@ perse_status fit_teach_without_labels(fit *f) {
     bool stable = false;
     if (!learnt && teacher == final) PERSE_TRY(prior_is_stable(f, &stable));
     f->report->teacher = learnt ? PERSE_TEACHER_PERSONAL : stable ? PERSE_TEACHER_PRIOR : teacher == final ? PERSE_TEACHER_FINAL : PERSE_TEACHER_EARLY;
-    for (uint32_t k = 0; !stable && k < classes; k++) f->prior[k] = 1.0 / classes;
+    uint32_t known = stable ? perse_factory_classes(f->p->plan) : perse_named_classes(f->p->plan, &f->p->live);
+    for (uint32_t k = 0; !stable && k < classes; k++) f->prior[k] = k < known ? 1.0 / known : 0;
     if (teacher != final) return PERSE_OK;
     perse_head_copy(&fresh->head, &source->head, f->p->plan->exit[final].features, classes);
     fresh->temperature = source->temperature;
-    for (uint32_t k = 0; k < classes; k++) fresh->head.bias[k] += (float)(source->temperature * PRIOR_TRUST * log(f->prior[k] * classes));
+    for (uint32_t k = 0; k < known; k++) fresh->head.bias[k] += (float)(source->temperature * PRIOR_TRUST * log(f->prior[k] * known));
     for (uint32_t i = 0; stable && i < n; i++) f->lab.truth[i] = corrected(f, i, PRIOR_TRUST, f->lab.teacher + (size_t)i * classes);
     return PERSE_OK;
 }

@@ -110,6 +110,6 @@ def _places(program: Program, choices: Choices) -> Iterator[tuple[Workload, Plac
                 yield choices.last, Place(group, arrangement, before, weights), choices
             choices.last, before = None, dict(inside)
         values[tap.name] = inside[tap.name]
-        lower_head(exit.features, len(program.classes), choices)
+        lower_head(exit.features, program.outputs, choices)
         assert choices.last is not None
         yield choices.last, None, choices

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 WIDTHS = (8 * 8 * 3, 16, 24, 32)
-CLASSES = 5
+CLASSES, SPARE, SPARE_LOGIT, NAME = 5, 2, -30000, 64
 PROBES = 3
 HEADS_ID = 0x600DF00D
 
@@ -38,7 +38,8 @@ def fit_head(features: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     x = (features - shift) * scale
     target = np.eye(CLASSES)[labels] * 6 - 1.2
     weight = np.linalg.solve(x.T @ x + 30 * np.eye(x.shape[1]), x.T @ (target - target.mean(0)))
-    return {"shift": shift, "scale": scale, "weight": weight, "bias": target.mean(0)}
+    weight = np.pad(weight, ((0, 0), (0, SPARE)))
+    return {"shift": shift, "scale": scale, "weight": weight, "bias": np.append(target.mean(0), [SPARE_LOGIT] * SPARE)}
 
 
 def levels(images: np.ndarray) -> np.ndarray:
@@ -49,12 +50,13 @@ def levels(images: np.ndarray) -> np.ndarray:
 
 
 def pack(heads: list[dict[str, np.ndarray]], ends: np.ndarray, generation: int = 0) -> bytes:
-    body = ends.astype("<f4").tobytes()
+    body = ends.astype("<f4").tobytes() + bytes(SPARE * NAME)
     for i, head in enumerate(heads):
         body += struct.pack("<IIff16x", len(head["shift"]), 1, 1.0, 0.9 if i < len(heads) - 1 else 1.0)
         body += b"".join(head[name].astype("<f4").tobytes() for name in ("shift", "scale", "weight", "bias"))
-    checked = struct.pack("<QIIIII20x", 64 + len(body), len(heads), CLASSES, HEADS_ID, generation, len(ends)) + body
-    return struct.pack("<8sII", b"PERSEPAK", 2, zlib.crc32(checked)) + checked
+    numbers = (len(heads), CLASSES + SPARE, HEADS_ID, generation, len(ends), SPARE)
+    checked = struct.pack("<QIIIIII16x", 64 + len(body), *numbers) + body
+    return struct.pack("<8sII", b"PERSEPAK", 3, zlib.crc32(checked)) + checked
 
 
 def backbone(weights: list[np.ndarray], factory: bytes, probes: np.ndarray, logits: np.ndarray) -> bytes:
@@ -65,7 +67,7 @@ def backbone(weights: list[np.ndarray], factory: bytes, probes: np.ndarray, logi
     body = bytes(4096 - 64) + pages(weight_bytes) + pages(factory) + probe_bytes
     sections = (4096, len(weight_bytes), pack_offset, len(factory), probe_offset // 4096, len(probes))
     checked = struct.pack("<QQQQQII", 64 + len(body), *sections) + body
-    return struct.pack("<8sII", b"PERSEBIN", 2, zlib.crc32(checked)) + checked
+    return struct.pack("<8sII", b"PERSEBIN", 3, zlib.crc32(checked)) + checked
 
 
 def make(folder: Path) -> None:

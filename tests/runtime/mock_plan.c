@@ -1,4 +1,5 @@
-/* mock_plan.c - a network small enough to read, in the shape of a generated plan.c: 8x8x3 images, three exits.
+/* mock_plan.c - a network small enough to read, in the shape of a generated plan.c: 8x8x3 images, three
+ * exits, five classes and room for two more.
  *
  * Each stage is a random dense layer with relu, run through TVM's parallel launch as a kernel would. */
 #include "mock_values.h"
@@ -7,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { PIXELS = 8 * 8 * 3, F0 = 16, F1 = 24, F2 = 32, K = 5, B = 8 };
+enum { PIXELS = 8 * 8 * 3, F0 = 16, F1 = 24, F2 = 32, KNOWN = 5, SPARE = 2, K = KNOWN + SPARE, B = 8 };
 static const int width[] = {PIXELS, F0, F1, F2};
 
 int mock_fail;    /* tests: which kernel fails; see below */
@@ -171,9 +172,9 @@ static const perse_exit_plan exits[] = {
     {"exit1", "relu1", F1, 8 * F0 * F1, F1 * K, (F1 + 1) * K * sizeof(float), stage1, pool1, head1, train1},
     {"final", "relu2", F2, 8 * F1 * F2, F2 * K, (F2 + 1) * K * sizeof(float), stage2, pool2, head2, train2},
 };
-static const char *const class_names[K] = {"ant", "bee", "\"cat\"\n", "dog", "emu"};
+static const char *const class_names[KNOWN] = {"ant", "bee", "\"cat\"\n", "dog", "emu"};
 
 const perse_plan perse_the_plan = {
-    "mock", "test", "0", class_names, 8, 8, 3, K, 3, B, MOCK_CRC32, MOCK_SIZE, MOCK_ID, (PIXELS + F0 + F1 + F2) * sizeof(float),
+    "mock", "test", "0", class_names, 8, 8, 3, K, 3, SPARE, B, MOCK_CRC32, MOCK_SIZE, MOCK_ID, (PIXELS + F0 + F1 + F2) * sizeof(float),
     input_u8, input_f32, exits,
 };

@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PIXELS = 8 * 8 * 3, USERS = 300, K = 5, EXITS = 3, FEATURES = 16 + 24 + 32, B = 8 };
+enum { PIXELS = 8 * 8 * 3, USERS = 300, KNOWN = 5, SPARE = 2, K = KNOWN + SPARE, EXITS = 3, FEATURES = 16 + 24 + 32, B = 8, NAMES = 64 * SPARE };
 enum { FAIL_NONE, FAIL_INPUT, FAIL_STAGE, FAIL_POOL, FAIL_HEAD, FAIL_TRAIN, FAIL_NAN_LOGITS, FAIL_WORKSPACE };
 extern int mock_fail, mock_stages, mock_heads;
 
@@ -177,7 +177,7 @@ static void test_open(void) {
     EXPECT(PERSE_NO_FILE, perse_open(&p, "/no/such/folder", 2, block, perse_memory_size(2)));
     EXPECT(PERSE_OK, perse_open(&p, scratch, 2, block + 1, perse_memory_size(2))); /* any alignment */
     perse_info info = perse_get_info(p);
-    CHECK(info.exits == EXITS && info.classes == K && info.features == FEATURES && info.threads == 2 && info.generation == 0);
+    CHECK(info.exits == EXITS && info.classes == K && info.spare == SPARE && info.features == FEATURES && info.threads == 2 && info.generation == 0);
     perse_close(p);
     perse_close(NULL);
     threads_may_start = 1;
@@ -246,9 +246,9 @@ static void test_damage(void) {
     uint32_t values[] = {0, 7}; /* heads_id; enabled; temperature; reserved; */
     patch("heads.pack", 32, &values[0], 4, true);
     EXPECT(PERSE_WRONG_PACK, try_open());
-    patch("heads.pack", 92, &values[1], 4, true);
+    patch("heads.pack", 92 + NAMES, &values[1], 4, true);
     EXPECT(PERSE_BAD_LAYOUT, try_open());
-    patch("heads.pack", 96, &values[0], 4, true);
+    patch("heads.pack", 96 + NAMES, &values[0], 4, true);
     EXPECT(PERSE_BAD_LAYOUT, try_open());
     patch("heads.pack", 60, &values[1], 4, true);
     EXPECT(PERSE_BAD_LAYOUT, try_open());
@@ -419,7 +419,7 @@ static void test_training_step(void) {
     for (int b = 0; b < B - 1; b++) { /* the last row is padding */
         memcpy(x + b * F, features + b * FEATURES + OFFSET, F * sizeof *x);
         hard[b * K + labels[b]] = 0.7f / (B - 1);
-        for (int k = 0; k < K; k++) soft[b * K + k] = 0.3f * 4 * (float)(k + 1) / 15 / (B - 1);
+        for (int k = 0; k < KNOWN; k++) soft[b * K + k] = 0.3f * 4 * (float)(k + 1) / 15 / (B - 1);
     }
     memset(x + (B - 1) * F, 0, F * sizeof *x);
     perse_batch batch = {x, hard, soft, 0.5f, 0.1f, 0.9f, 0.01f};
@@ -499,7 +499,7 @@ static void test_personalise(void) {
     CHECK(perse_get_info(p).generation == 1);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* without labels, images too strange to estimate frequencies from */
-    CHECK(!r.labelled && r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / K) < 1e-6f);
+    CHECK(!r.labelled && r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / KNOWN) < 1e-6f);
     CHECK(r.verdict != PERSE_BETTER || r.after.cost < r.before.cost + 0.005);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw"); /* lacks class 4 */
@@ -549,12 +549,12 @@ static void test_a_final_exit_that_knows_less(void) {
     for (int i = 1; i < USERS; i++) memcpy(features + i * FEATURES + FINAL, features + FINAL, 32 * sizeof *features);
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* it says the same of all */
     CHECK(r.teacher == PERSE_TEACHER_EARLY && r.verdict == PERSE_BETTER && exit_reports[EXITS - 1].epochs > 0);
-    CHECK(fabsf(prior[0] - 1.0f / K) < 1e-6f && accuracy_of(p) > before - 0.05);
+    CHECK(fabsf(prior[0] - 1.0f / KNOWN) < 1e-6f && accuracy_of(p) > before - 0.05);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw");
     for (int i = 1; i < USERS; i++) memcpy(features + i * FEATURES, features, 16 * sizeof *features);
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* the first exit says the same of all: not how often the classes are met */
-    CHECK(r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / K) < 1e-6f);
+    CHECK(r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / KNOWN) < 1e-6f);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw");
     for (int i = 2; i < USERS; i += 2) memcpy(features + i * FEATURES + FINAL, features + FINAL, 32 * sizeof *features);
@@ -656,7 +656,7 @@ static void test_refusals(void) {
     EXPECT(PERSE_ONE_CLASS, fit_with(p, USERS, other, &o, &r));
     other[7] = -1;
     EXPECT(PERSE_ONE_CLASS, fit_with(p, USERS, other, &o, &r));
-    other[7] = K;
+    other[7] = KNOWN;
     EXPECT(PERSE_BAD_LABEL, fit_with(p, USERS, other, &o, &r));
     other[7] = -2;
     EXPECT(PERSE_BAD_LABEL, fit_with(p, USERS, other, &o, &r));
@@ -1034,16 +1034,16 @@ static void test_how_sure(void) {
     for (int i = 0; i < USERS; i++) {
         EXPECT(PERSE_OK, perse_observe_u8(p, pixels[i], all, logits[0], NULL));
         perse_probabilities(logits[EXITS - 1], K, 1, probabilities);
-        for (int k = 0; k < K; k++) share[k] += (double)probabilities[k] / USERS;
-        for (int k = 0; k < K; k++) information += probabilities[k] * log(probabilities[k]) / USERS;
+        for (int k = 0; k < KNOWN; k++) share[k] += (double)probabilities[k] / USERS;
+        for (int k = 0; k < KNOWN; k++) information += probabilities[k] * log(probabilities[k]) / USERS;
         sum += all[EXITS - 1].confidence;
         right += i % 2 == 0 && all[EXITS - 1].label == labels[i];
         if (i % 2 != 0) labels[i] = -1;
     }
-    for (int k = 0; k < K; k++) information -= share[k] * log(share[k]);
+    for (int k = 0; k < KNOWN; k++) information -= share[k] * log(share[k]);
     perse_samples samples = {.count = USERS, .features = features, .labels = labels};
     EXPECT(PERSE_OK, perse_measure_final(p, &samples, &final));
-    CHECK(fabs(final.information - information) < 1e-5 && information > 0.2 && information < log(K));
+    CHECK(fabs(final.information - information) < 1e-5 && information > 0.2 && information < log(KNOWN));
     CHECK(fabs(final.confidence - sum / USERS) < 1e-6 && final.right == right && final.labelled == USERS / 2);
     p->live.exit[EXITS - 1].head.bias[4] += 1000; /* heads in use: right never; the factory's: as sure as before */
     EXPECT(PERSE_OK, perse_measure_final(p, &samples, &final));
@@ -1105,6 +1105,7 @@ static void test_kill(void) {
 }
 
 #include "test_streaming.c"
+#include "test_classes.c"
 
 /* ---- */
 
@@ -1117,6 +1118,8 @@ int main(int argc, char **argv) {
         TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
         TEST(places), TEST(place_refusals), TEST(estimate), TEST(watch), TEST(watch_refusals), TEST(worst_case), TEST(drop_costly),
+        TEST(names_of_classes), TEST(a_new_class), TEST(a_new_class_is_not_forgotten), TEST(spare_outputs_stay), TEST(new_classes_refused), TEST(names_in_packs),
+        TEST(names_in_the_cache),
     };
     if (argc < 3) return 2;
     source = argv[1];

@@ -15,7 +15,7 @@ static void test_half(void) {
     CHECK(perse_to_half(1e30f) == 0x7BFF && perse_to_half(-1e30f) == 0xFBFF && perse_to_half(1e-30f) == 0);
 }
 
-enum { SAMPLE = 8 + 2 * FEATURES, FIXED = 64 + 4 * K };
+enum { SAMPLE = 8 + 2 * FEATURES, FIXED = 64 + 4 * K + NAMES };
 static void *cache_memory;
 
 static perse_status try_cache(perse *p, const char *path, uint64_t samples, perse_cache **c) {
@@ -70,7 +70,7 @@ static void test_cache(void) {
     }
     add(c, 0, 10, false); /* a label is not lost */
     CHECK(perse_get_cache_info(c).labelled == 150);
-    EXPECT(PERSE_BAD_LABEL, perse_cache_add(c, features, K));
+    EXPECT(PERSE_BAD_LABEL, perse_cache_add(c, features, KNOWN));
     EXPECT(PERSE_BAD_LABEL, perse_cache_add(c, features, -2));
     EXPECT(PERSE_BAD_ARGUMENT, perse_cache_add(c, NULL, 0));
     EXPECT(PERSE_BAD_ARGUMENT, perse_cache_get(c, 150, kept, &label));
@@ -194,7 +194,7 @@ static void test_cache_damage(void) {
     EXPECT(PERSE_BAD_MAGIC, open_patched(p, whole, size, 0, 7));
     EXPECT(PERSE_BAD_VERSION, open_patched(p, whole, size, 8, 7));
     EXPECT(PERSE_WRONG_CACHE, open_patched(p, whole, size, 24, 7));
-    EXPECT(PERSE_WRONG_CACHE, open_patched(p, whole, size, 28, 7));
+    EXPECT(PERSE_WRONG_CACHE, open_patched(p, whole, size, 28, 9));
     EXPECT(PERSE_WRONG_CACHE, open_patched(p, whole, size, 32, 7));
     CHECK(strcmp(perse_detail(), "cache.bin") == 0);
     EXPECT(PERSE_BAD_LAYOUT, open_patched(p, whole, size, 36, 49));               /* samples */

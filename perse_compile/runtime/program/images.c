@@ -38,7 +38,7 @@ static int32_t *read_labels(const options *o, const perse_info *info, uint32_t c
         int64_t label = 0;
         if (wide) memcpy(&label, file.data + 8 * (size_t)i, 8);
         else memcpy(&labels[i], file.data + 4 * (size_t)i, 4), label = labels[i];
-        if (label < -1 || label >= (int64_t)info->classes) fail(perse_status_text(PERSE_BAD_LABEL), o->labels, perse_status_advice(PERSE_BAD_LABEL));
+        if (label < -1 || label >= (int64_t)(info->classes - info->spare)) fail(perse_status_text(PERSE_BAD_LABEL), o->labels, perse_status_advice(PERSE_BAD_LABEL));
         labels[i] = (int32_t)label;
     }
     npy_close(&file);

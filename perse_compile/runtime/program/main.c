@@ -51,6 +51,10 @@ static int take_option(options *o, char **argv) {
     if (strcmp(name, "--pack") == 0 || strcmp(name, "--enable") == 0 || strcmp(name, "--disable") == 0) {
         if (value == NULL) usage_error("option needs a value", name);
         *(name[2] == 'p' ? &o->pack : name[2] == 'e' ? &o->enable : &o->disable) = value;
+    } else if (strcmp(name, "--new-class") == 0) {
+        if (value == NULL) usage_error("option needs a value", name);
+        if (o->new_classes == MOST_NEW_CLASSES) usage_error("too many new classes", value);
+        o->new_class[o->new_classes++] = value;
     } else if (strcmp(name, "--cache-file") == 0) {
         if (value == NULL) usage_error("option needs a value", name);
         o->cache = true, o->cache_file = value;
@@ -130,6 +134,7 @@ static const command commands[] = {
      "                      answers are as good as its, and cheaper (final)\n"
      "  --max-cost X        of the mean answer, as a share of the full network, whatever it loses (no such bound)\n"
      "  --seed N            (1)\n"
+     "  --new-class NAME    one more class, with the next class number; may be repeated. At least 5 labelled images of each\n"
      "  --no-levels         leave brightness, contrast and colours of the camera as they are\n"
      "  --cache             keep the images' features in cache.bin beside the heads, and train on all that is kept there:\n"
      "                      classes of earlier images are then not forgotten\n"

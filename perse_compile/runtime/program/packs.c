@@ -4,11 +4,19 @@
 #include <dirent.h>
 #include <errno.h>
 
-static void print_pack(const options *o, const char *name, perse_status status, uint32_t generation) {
+/* p: with that pack in use, where it is sound */
+static void print_pack(const options *o, const perse *p, const char *name, perse_status status) {
+    perse_info i = perse_get_info(p);
+    uint32_t generation = status == PERSE_OK ? i.generation : 0, own = status == PERSE_OK ? i.classes - i.spare : 0;
     say(o, "%-24s %s", *name ? name : "(the artifact's own)", status != PERSE_OK ? perse_status_text(status) : generation == 0 ? "factory" : "personalised");
-    say(o, status == PERSE_OK && generation > 0 ? ", generation %u\n" : "\n", generation);
+    if (generation > 0) say(o, ", generation %u", generation);
+    for (uint32_t k = i.factory_classes; k < own; k++) say(o, ", %s", i.class_names[k]);
+    say(o, "\n");
     if (!o->json) return;
-    json_open(NULL, '{'), json_string("name", name), json_bool("sound", status == PERSE_OK), json_whole("generation", generation), json_close('}');
+    json_open(NULL, '{'), json_string("name", name), json_bool("sound", status == PERSE_OK), json_whole("generation", generation);
+    json_open("new_classes", '[');
+    for (uint32_t k = i.factory_classes; k < own; k++) json_string(NULL, i.class_names[k]);
+    json_close(']'), json_close('}');
 }
 
 static void list_pack(const options *o, perse *p, const char *name, void *memory, size_t size) {
@@ -16,7 +24,7 @@ static void list_pack(const options *o, perse *p, const char *name, void *memory
     perse_status status = perse_open_place(p, name, 0, memory, size, &place);
     if (status == PERSE_BAD_NAME || status == PERSE_NO_FILE) return; /* a stray file */
     if (status == PERSE_OK) check(perse_use_place(p, place));
-    print_pack(o, name, status, status == PERSE_OK ? perse_get_info(p).generation : 0);
+    print_pack(o, p, name, status);
     perse_close_place(place);
 }
 
@@ -48,7 +56,7 @@ int packs(const options *o) {
     char **names = folder == NULL ? NULL : names_in(folder, &count);
     if (o->json) json_open(NULL, '{'), json_open("packs", '[');
     perse_status own = perse_load_pack(p);
-    print_pack(o, "", own == PERSE_NO_FILE ? PERSE_OK : own, own == PERSE_OK ? perse_get_info(p).generation : 0);
+    print_pack(o, p, "", own == PERSE_NO_FILE ? PERSE_OK : own);
     for (size_t i = 0; i < count; i++) list_pack(o, p, names[i], memory, size);
     if (o->json) json_close(']'), json_close('}'), puts("");
     if (folder != NULL) closedir(folder);

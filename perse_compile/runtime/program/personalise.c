@@ -93,6 +93,7 @@ typedef struct {
     const perse_estimate *expected;
     const perse_cache_info *cached;
     bool live, alone; /* something changed; it was the camera's correction only */
+    uint32_t classes; /* with names while it learnt */
     double bytes, seconds;
 } outcome;
 
@@ -105,6 +106,8 @@ static void print_personalised(const options *o, const perse *p, const outcome *
     print_budget(o, r);
     say(o, "%s on %u samples, each judged by heads that did not learn from it; %u trained; teacher: %s\n",
         r->labelled ? "accuracy" : "agreement with the teacher", r->judged, r->train, perse_teacher_text(r->teacher));
+    for (uint32_t n = 0; n < o->new_classes; n++)
+        say(o, "%s: %.0f%% recognised\n", o->new_class[n], 100 * (double)r->recognised[f->classes - o->new_classes + n]);
     print_cache(o, f->cached);
     say(o, "%s%s (%.1f s, %.1f MB of cached features)\n", perse_verdict_text(r->verdict), f->alone ? ", with the camera corrected" : "",
         f->seconds, f->bytes * 1e-6);
@@ -115,7 +118,9 @@ static void print_personalised(const options *o, const perse *p, const outcome *
     json_whole("generation", i.generation), json_open("samples", '{');
     json_whole("train", r->train), json_whole("judged", r->judged), json_close('}');
     json_open("prior", '[');
-    for (uint32_t k = 0; k < i.classes; k++) json_number(NULL, (double)r->prior[k]);
+    for (uint32_t k = 0; k < f->classes; k++) json_number(NULL, (double)r->prior[k]);
+    json_close(']'), json_open("recognised", '[');
+    for (uint32_t k = 0; k < f->classes; k++) json_number(NULL, (double)r->recognised[k]);
     json_close(']'), json_number("cache_bytes", f->bytes), json_number("seconds", f->seconds), json_close('}'), puts("");
 }
 
@@ -147,6 +152,7 @@ int estimate(const options *o) {
 
 int personalise(const options *o) {
     perse *p = open_heads(o, PERSE_CREATE);
+    for (uint32_t n = 0; n < o->new_classes; n++) check(perse_name_class(p, o->new_class[n]));
     perse_info i = perse_get_info(p);
     images all = open_images(o, p);
     perse_estimate expected = estimate_fit(o, p, all.count);
@@ -157,16 +163,18 @@ int personalise(const options *o) {
     npy_close(&all.file); /* its pages are free for what follows */
     perse_cache_info cached = {0};
     perse_samples samples = o->cache ? through_cache(o, p, &all, features, &cached) : samples_of(&all, features);
-    perse_report r = {.exits = take_memory(i.exits * sizeof *r.exits), .prior = take_memory(i.classes * sizeof *r.prior)};
+    perse_report r = {.exits = take_memory(i.exits * sizeof *r.exits), .prior = take_memory(i.classes * sizeof *r.prior),
+                      .recognised = take_memory(i.classes * sizeof *r.recognised)};
     size_t size = perse_fit_size(p, samples.count);
     void *memory = take_memory(size);
     check(perse_fit(p, &samples, &o->fit, memory, size, &r));
     bool alone = c.taken && r.verdict != PERSE_BETTER && i.generation == 0, live = r.verdict == PERSE_BETTER || alone;
     if (c.taken && !live) undo_camera(p, &c); /* heads that learnt from other pixels */
     double seconds = (now() - start) * 1e-3; /* without the disk's */
+    if (alone) check(perse_name_class(p, NULL)); /* the heads are the factory's */
     if (live) check(perse_save_pack(p));
     end_progress(o);
-    const outcome found = {&r, &c, &expected, &cached, live, alone, (double)samples.count * i.features * sizeof *features, seconds};
+    const outcome found = {&r, &c, &expected, &cached, live, alone, i.classes - i.spare, (double)samples.count * i.features * sizeof *features, seconds};
     print_personalised(o, p, &found);
     free(features), free(memory);
     perse_close(p);

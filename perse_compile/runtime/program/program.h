@@ -12,7 +12,11 @@
 
 /* ---- main.c: what is asked for ---- */
 
+enum { MOST_NEW_CLASSES = 64 };
+
 typedef struct {
+    const char *new_class[MOST_NEW_CLASSES];
+    uint32_t new_classes;
     const char *command, *file, *artifact, *labels, *cache_file, *pack, *enable, *disable;
     bool json, progress, help, quick, no_levels, cache, probabilities;
     int threads, runs, exit, probes;

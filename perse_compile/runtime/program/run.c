@@ -79,7 +79,7 @@ int run(const options *o) {
         i.exits, ms);
     if (o->json) {
         json_open(NULL, '{'), json_result(p, &r, ms);
-        if (o->probabilities) json_probabilities(logits, i.classes, (double)exit_info(p, (uint32_t)r.exit).temperature);
+        if (o->probabilities) json_probabilities(logits, i.classes - i.spare, (double)exit_info(p, (uint32_t)r.exit).temperature);
         json_close('}'), puts("");
     }
     perse_close(p);

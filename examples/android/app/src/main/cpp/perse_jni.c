@@ -105,8 +105,8 @@ JNIEXPORT jobjectArray JNICALL Java_dev_perse_Perse_classNames(JNIEnv *env, jcla
     (void)type;
     perse_info info = perse_get_info(of(handle)->p);
     jclass string = (*env)->FindClass(env, "java/lang/String");
-    jobjectArray made = string ? (*env)->NewObjectArray(env, (jsize)info.classes, string, NULL) : NULL;
-    for (jsize i = 0; made != NULL && i < (jsize)info.classes; i++) {
+    jobjectArray made = string ? (*env)->NewObjectArray(env, (jsize)(info.classes - info.spare), string, NULL) : NULL;
+    for (jsize i = 0; made != NULL && i < (jsize)(info.classes - info.spare); i++) {
         jstring name = string_of(env, info.class_names[i]);
         if (name == NULL) return NULL;
         (*env)->SetObjectArrayElement(env, made, i, name);
