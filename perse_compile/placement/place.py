@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perse_compile.passes import exits_pipeline
+from perse_compile.passes.head_types import AUTO, HeadWish
 from perse_compile.personalise.data import Images, unnamed
+from perse_compile.personalise.learning import PARTS
 from perse_compile.personalise.levels import measure_levels
-from perse_compile.personalise.train_exits import PARTS, Head
 from perse_compile.pipeline import Observer, run
 from perse_compile.placement.budget import Budget, choose
-from perse_compile.placement.candidates import candidates
+from perse_compile.placement.candidates import candidates, with_linear_heads
 from perse_compile.placement.costs import Costs, by_macs, by_time
 from perse_compile.placement.features import extract, with_exits_everywhere
 from perse_compile.placement.measured import Measured
@@ -47,6 +48,7 @@ class Wishes:
     names: tuple[str, ...] | None = None  # candidates; all cut points by default
     static: tuple[str, ...] = ()  # ACCURACY@COST
     seed: int = 0
+    head: HeadWish = AUTO  # of a linear type
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,9 @@ def place(
     known = labelled(images)
     assert images.labels is not None  # labelled() has looked
     labels, pixels = images.labels[known], images.pixels[known]
-    cuts = candidates(program, wishes.names)
-    probe, classes = with_exits_everywhere(program, cuts), len(program.classes)
+    classes = len(program.classes)
+    cuts = with_linear_heads(candidates(program, wishes.names), classes, wishes.head)
+    probe = with_exits_everywhere(program, cuts, wishes.head)
     exits = probe.exits
     costs = by_macs(cuts, exits, classes) if seen is None else by_time(cuts, exits, classes, seen)
     given = [parse_static(text, costs) for text in wishes.static]
@@ -140,20 +143,20 @@ def place(
         images.name, len(divided.search), len(divided.report), wishes.seed, costs, small, front, full, chosen, why,
         said, wishes.budget, found, clock.laps,
     )  # fmt: skip
-    commit(program, placement, records, images, observers)
+    commit(program, placement, records, images, wishes.head, observers)
     return placement
 
 
 def commit(
-    program: Program, placement: Placement, records: Records, images: Images, observers: Sequence[Observer] = ()
-) -> None:
+    program: Program, placement: Placement, records: Records, images: Images, head: HeadWish = AUTO,
+    observers: Sequence[Observer] = (),
+) -> None:  # fmt: skip
     """The chosen exits, ready to answer."""
     chosen = placement.point.exits
-    run(program, exits_pipeline(tuple(exit.tap for exit in chosen)), observers)
+    run(program, exits_pipeline(tuple(exit.tap for exit in chosen), head=head), observers)
     for exit, early in zip(program.exits, chosen, strict=False):
-        head: Head = records.heads[early.candidate]
         for part in PARTS:
-            program.set_tensor(f"{exit.name}.{part}", getattr(head, part))
+            program.set_tensor(f"{exit.name}.{part}", getattr(records.heads[early.candidate], part))
         exit.temperature, exit.threshold, exit.enabled = early.temperature, early.threshold, True
     program.exits[-1].temperature = records.temperatures[-1]
     program.levels = measure_levels(images.pixels)
