@@ -23,7 +23,7 @@ HEADS = ("auto", "pooled", "multiscale", "bottleneck")
 WINDOWS = (4, 2)  # of multi-scale features, each way
 MOST_FEATURES = 1024  # of windows that nobody asked for by name
 WIDTHS = range(128, 0, -8)  # of a bottleneck
-ENOUGH = 32  # width from which finer windows are worth more than more width
+ENOUGH = 16  # width from which finer windows are worth more than more width (docs/method.md)
 UNITS = {"": 1, "B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
