@@ -10,7 +10,7 @@ The budget is what an answer reads: shift, scale, weight and bias of the head an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -47,11 +47,17 @@ def parse_wish(kind: str, budget: str | None) -> HeadWish:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w*)", budget)
     if found is None or found[2] not in UNITS or not float(found[1]):
         raise PassError(f"--head-budget {budget!r} is not a size; give the like of 400kB or 1MB")
-    return HeadWish(kind, int(float(found[1]) * UNITS[found[2]]))
+    return HeadWish(kind, round(float(found[1]) * UNITS[found[2]]))
 
 
 def make_exits(cuts: Sequence[CutPoint], classes: int, wish: HeadWish) -> list[Exit]:
     """exit0, exit1, ... at the cuts, each with the richest head that fits. Raises PassError naming the least budget."""
+    for cut in cuts:
+        if not _shapes("", cut, wish.kind):
+            sizes, kind = "x".join(map(str, cut.shape)), wish.kind
+            raise PassError(
+                f"--head {kind}: {cut.node}, {sizes}, is too small for it; use --head auto, or other --exits"
+            )
     found = [make_exit(f"exit{i}", cut, classes, wish) for i, cut in enumerate(cuts)]
     least = [(smallest(cut, classes, wish.kind), cut.node) for cut, exit in zip(cuts, found, strict=True) if not exit]
     if least:
@@ -62,9 +68,10 @@ def make_exits(cuts: Sequence[CutPoint], classes: int, wish: HeadWish) -> list[E
 
 
 def make_exit(name: str, cut: CutPoint, classes: int, wish: HeadWish) -> Exit | None:
-    """With the richest head of the type that fits the budget; None if none does. Raises PassError."""
-    shapes = [exit for exit in _shapes(name, cut, wish.kind) if _fits(exit, classes, wish)]
-    return shapes[0] if shapes else None
+    """With the richest head of the type that fits the budget; None if none does."""
+    most = wish.budget
+    fitting = (e for e in _shapes(name, cut, wish.kind) if most is None or head_bytes(e, classes) <= most)
+    return next(fitting, None)
 
 
 def smallest(cut: CutPoint, classes: int, kind: str) -> int:
@@ -92,27 +99,15 @@ def head_facts(exit: Exit, classes: int) -> dict[str, Any]:
     }
 
 
-def _fits(exit: Exit, classes: int, wish: HeadWish) -> bool:
-    return wish.budget is None or head_bytes(exit, classes) <= wish.budget
-
-
-def _shapes(name: str, cut: CutPoint, kind: str) -> Iterator[Exit]:
-    """All heads of a type, the richest first. Raises PassError where the tap has none."""
+def _shapes(name: str, cut: CutPoint, kind: str) -> list[Exit]:
+    """All heads of a type, the richest first; none where there are no windows, or too few channels to narrow."""
     channels, height, width = cut.shape
     possible = [grid for grid in WINDOWS if grid <= min(height, width)]
     fine = [grid for grid in possible if channels * grid * grid <= MOST_FEATURES]
-    if kind == "multiscale" and not possible:
-        raise PassError(
-            f"--head multiscale: {cut.node} is {height}x{width}, too small for windows; use --head pooled or auto"
-        )
     grids = {"pooled": [1], "multiscale": fine or possible[-1:]}.get(kind, [*fine, 1])
-    if kind != "bottleneck":
-        yield from (Exit(name, cut.node, grid, channels * grid * grid, cut.macs) for grid in grids)
+    linear, narrow = [(grid, channels * grid * grid) for grid in grids], list[tuple[int, int, int]]()
     if kind in ("bottleneck", "auto"):
-        narrow = [(grid, r) for grid, r in product(grids, WIDTHS) if 2 * r <= channels * grid * grid]
-        if kind == "bottleneck" and not narrow:
-            raise PassError(
-                f"--head bottleneck: {cut.node} has {channels} channels, too few to narrow; use --head auto"
-            )
-        for grid, r in sorted(narrow, key=lambda shape: (min(shape[1], ENOUGH), *shape), reverse=True):
-            yield Exit(name, cut.node, grid, r, cut.macs, projected=channels * grid * grid)
+        narrow = [(grid, r, means) for (grid, means), r in product(linear, WIDTHS) if 2 * r <= means]
+        narrow.sort(key=lambda shape: (min(shape[1], ENOUGH), *shape), reverse=True)
+    found = [Exit(name, cut.node, grid, means, cut.macs) for grid, means in linear if kind != "bottleneck"]
+    return found + [Exit(name, cut.node, grid, r, cut.macs, projected=means) for grid, r, means in narrow]

@@ -129,13 +129,18 @@ def test_the_least_budget_is_told_and_would_do() -> None:
 @pytest.mark.parametrize(
     ("cut", "kind", "message"),
     [
-        (SMALL, "multiscale", "last is 1x7, too small for windows; use --head pooled or auto"),
-        (CutPoint("few", 1, (8, 1, 1)), "bottleneck", "few has 8 channels, too few to narrow; use --head auto"),
+        (
+            SMALL,
+            "multiscale",
+            "--head multiscale: last, 512x1x7, is too small for it; use --head auto, or other --exits",
+        ),
+        (CutPoint("few", 1, (8, 1, 1)), "bottleneck", "--head bottleneck: few, 8x1x1, is too small for it"),
     ],
 )
 def test_taps_without_such_a_head(cut: CutPoint, kind: str, message: str) -> None:
     with pytest.raises(PassError, match=message):
-        make_exit("exit0", cut, 10, HeadWish(kind))
+        make_exits([THIN, cut], 10, HeadWish(kind))
+    assert make_exit("exit0", cut, 10, HeadWish(kind)) is None
 
 
 @pytest.mark.parametrize(
