@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,6 +105,16 @@ def test_the_richest_that_fits(cut: CutPoint, wish: HeadWish, found: tuple[int, 
     assert exit is not None and (exit.grid, exit.features, exit.projected) == found
     assert wish.budget is None or head_bytes(exit, 10) <= wish.budget
     assert (exit.tap, exit.macs, exit.enabled) == (cut.node, 1, False)
+
+
+def test_without_a_budget_auto_is_the_finest_grid_with_at_most_1024_features() -> None:
+    for channels, height, width in itertools.product(
+        (1, 16, 58, 64, 65, 232, 256, 257, 2048), (1, 2, 3, 7), (1, 3, 56)
+    ):
+        exit = make_exit("exit0", CutPoint("x", 1, (channels, height, width)), 10, AUTO)
+        grids = [g for g in (4, 2) if channels * g * g <= 1024 and g <= min(height, width)]
+        grid = max([1, *grids])
+        assert exit == Exit("exit0", "x", grid, channels * grid * grid, 1)
 
 
 def test_a_budget_never_makes_a_head_larger() -> None:
@@ -299,7 +310,7 @@ def test_the_artifact_answers_and_personalises(
     trained: Program, built: Callable[[str], Built], tmp_path: Path, call: Call
 ) -> None:
     folder = Path(shutil.copytree(built(NATIVE).artifact.folder, tmp_path / "tiny-x86_64-linux"))
-    pixels, _ = pictures(24, 3)
+    pixels, _ = pictures(24, 3, noise=180)
     assert len(same_answers(trained, folder, pixels, None)) >= 2
     exits = pc.open_artifact(folder).manifest["exits"]
     assert (folder / manifest.PACK).stat().st_size == 64 + 24 + sum(32 + exit["pack_bytes"] for exit in exits)
