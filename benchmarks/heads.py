@@ -41,7 +41,7 @@ from perse_compile.targets import load
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 HEADS = [
-    "auto", "pooled", "multiscale", "bottleneck", "bottleneck@130kB", "bottleneck@40kB", "auto@25kB", "auto@8kB",
+    "auto", "pooled", "multiscale", "bottleneck", "bottleneck@130kB", "bottleneck@40kB", "auto@25kB", "auto@16kB",
 ]  # fmt: skip
 COSTS = ["auto", "pooled", "multiscale", "bottleneck", "auto@400kB", "auto@100kB"]
 TRAIN, LABELS = 300, (1.0, 0.1, 0.0)
