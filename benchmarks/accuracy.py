@@ -34,8 +34,10 @@ from engines import MODELS, Ours, Result
 
 from perse_compile import driver
 from perse_compile.lowering.network import Network
-from perse_compile.personalise import train_exits as trainer
 from perse_compile.personalise.data import read_images
+from perse_compile.personalise.features import extract_features, normalise
+from perse_compile.personalise.learning import standardise
+from perse_compile.personalise.train_exits import read_head
 from perse_compile.program import Program
 from perse_compile.weights import pretrained
 
@@ -55,7 +57,7 @@ def of_torchvision(name: str, weights: str, folder: Path) -> tuple[Program, Imag
     if random:
         torch.manual_seed(0)
         network = torchvision.models.get_model(name, weights=None)
-        calibrate(network, trainer.normalise(torch.from_numpy(images), photos.spec_of(known.transforms())))
+        calibrate(network, normalise(torch.from_numpy(images), photos.spec_of(known.transforms())))
         torch.save(network.state_dict(), folder / "calibrated.pth")
         weights = str(folder / "calibrated.pth")
     program = driver.insert_exits(name, weights=weights)
@@ -82,9 +84,9 @@ def calibrate(network: torch.nn.Module, x: torch.Tensor) -> None:
 
 def spread_heads(program: Program, images: Images, count: int) -> None:
     """The first heads see features of mean 0 and spread 1 on these images."""
-    features = trainer.extract_features(program, images, "cpu", lambda what, done, total: None)
+    features = extract_features(program, images, "cpu", lambda what, done, total: None)
     for exit, x in list(zip(program.exits, features, strict=True))[:count]:
-        head = trainer.standardise(trainer.read_head(program, exit), x)
+        head = standardise(read_head(program, exit), x)
         program.set_tensor(f"{exit.name}.shift", head.shift)
         program.set_tensor(f"{exit.name}.scale", head.scale)
 
@@ -122,7 +124,7 @@ def torch_on(program: Program, images: Images) -> np.ndarray[Any, Any]:
     """Logits (N, exits, classes)."""
     rows = []
     for pixels in images:
-        exits = program.module(trainer.normalise(torch.from_numpy(pixels[None]), program.input))
+        exits = program.module(normalise(torch.from_numpy(pixels[None]), program.input))
         rows.append(torch.cat(exits).numpy())
     return np.stack(rows)
 

@@ -7,6 +7,7 @@ from perse_compile.passes.canonicalise import Canonicalise
 from perse_compile.passes.evaluation_form import EvaluationForm
 from perse_compile.passes.find_cut_points import FindCutPoints
 from perse_compile.passes.fold_batch_norm import FoldBatchNorm
+from perse_compile.passes.head_types import AUTO, HeadWish
 from perse_compile.passes.insert_exits import InsertExits
 from perse_compile.passes.place_exits import PlaceExits
 from perse_compile.passes.propagate_shapes import PropagateShapes
@@ -31,11 +32,13 @@ def analysis_pipeline() -> list[Pass]:
     return [EvaluationForm(), Canonicalise(), FoldBatchNorm(), PropagateShapes(), FindCutPoints()]
 
 
-def exits_pipeline(exits: str | int | tuple[str, ...], spare: int = 0) -> list[Pass]:
+def exits_pipeline(exits: str | int | tuple[str, ...], *, head: HeadWish = AUTO, spare: int = 0) -> list[Pass]:
     """From a network's cut points to a multi-exit program with so many outputs for classes to come."""
-    return [PlaceExits(exits), InsertExits(spare=spare), SplitStages(), BuildTrainingGraph()]
+    return [PlaceExits(exits, head, spare), InsertExits(spare=spare), SplitStages(), BuildTrainingGraph()]
 
 
-def default_pipeline(exits: str | int | tuple[str, ...] = "auto", spare: int = 0) -> list[Pass]:
+def default_pipeline(
+    exits: str | int | tuple[str, ...] = "auto", *, head: HeadWish = AUTO, spare: int = 0
+) -> list[Pass]:
     """From a traced network to a multi-exit program with so many outputs for classes to come."""
-    return [*analysis_pipeline(), *exits_pipeline(exits, spare)]
+    return [*analysis_pipeline(), *exits_pipeline(exits, head=head, spare=spare)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,8 @@ class InsertExits(Pass):
         heads = []
         for exit in program.exits:
             weight = torch.randn(exit.features, classes, generator=generator) * SPREAD
-            heads.append(attach(program, exit, program.node(exit.tap), weight, torch.zeros(classes)))
+            inner = projection(exit.projected, exit.features, generator) if exit.projected else None
+            heads.append(attach(program, exit, program.node(exit.tap), weight, torch.zeros(classes), inner))
         program.exits = [*program.exits, final]
         heads.append(attach(program, final, tap, *own))
         output(graph).args = (tuple(heads),)
@@ -66,14 +68,23 @@ def own_classifier(program: Program, logits: fx.Node) -> tuple[Exit, fx.Node, Te
     return Exit(FINAL, tap.name, 1, tap.meta["shape"][0], macs[tap.name], enabled=True), tap, weight, bias.clone()
 
 
-def attach(program: Program, exit: Exit, tap: fx.Node, weight: Tensor, bias: Tensor) -> fx.Node:
-    """pool_features and head right before the output: the backbone stays contiguous."""
+def projection(means: int, features: int, generator: torch.Generator) -> Tensor:
+    """Random, (features, means): a relu behind it keeps the spread of standardised means (He et al. 2015)."""
+    return torch.randn(features, means, generator=generator) * math.sqrt(2 / means)
+
+
+def attach(
+    program: Program, exit: Exit, tap: fx.Node, weight: Tensor, bias: Tensor, inner: Tensor | None = None
+) -> fx.Node:
+    """pool_features, a bottleneck's projection and head right before the output: the backbone stays contiguous."""
     graph = program.module.graph
     weight, bias = widened(weight, bias, program.spare)
     with graph.inserting_before(output(graph)):
         features = graph.create_node(
             "call_function", OPS["pool_features"], (tap, exit.grid), name=f"{exit.name}_features"
         )
+        if inner is not None:
+            features = project(program, exit, features, inner)
         values = {
             "shift": torch.zeros(exit.features),
             "scale": torch.ones(exit.features),
@@ -82,3 +93,12 @@ def attach(program: Program, exit: Exit, tap: fx.Node, weight: Tensor, bias: Ten
         }
         tensors = [add_tensor(program, f"{exit.name}.{leaf}", t, f"{exit.name}_{leaf}") for leaf, t in values.items()]
         return graph.create_node("call_function", OPS["head"], (features, *tensors), name=f"{exit.name}_logits")
+
+
+def project(program: Program, exit: Exit, means: fx.Node, weight: Tensor) -> fx.Node:
+    """relu(linear(means)). Its tensors are not named as the head's: what personalising may change is told by names."""
+    graph, name = program.module.graph, f"{exit.name}_projection"
+    values = {"weight": weight, "bias": torch.zeros(exit.features)}
+    tensors = [add_tensor(program, f"{name}.{leaf}", t, f"{name}_{leaf}") for leaf, t in values.items()]
+    linear = graph.create_node("call_function", OPS["linear"], (means, *tensors), name=name)
+    return graph.create_node("call_function", OPS["relu"], (linear,), name=f"{exit.name}_narrow")

@@ -11,12 +11,12 @@ from typing import Any
 from torch import fx
 
 from perse_compile.errors import PassError
+from perse_compile.passes.head_types import AUTO, HeadWish, make_exits
 from perse_compile.pipeline import Pass
-from perse_compile.program import CutPoint, Exit, Program
+from perse_compile.program import CutPoint, Program
 from perse_compile.rewriting import is_op
 
 AUTOMATIC = 3
-MOST_FEATURES = 1024
 EARLIEST = 0.02  # too little is known there
 LATEST = 0.95  # an exit that costs as good as everything saves nothing
 APART = 0.05  # automatic exits nearer to each other than this are one too many
@@ -29,7 +29,7 @@ CONTINUES = (*ELEMENTWISE, "max_pool2d", "avg_pool2d", "pad", "permute", "layer_
 
 @dataclass(frozen=True)
 class PlaceExits(Pass):
-    """Choose taps among the cut points: "auto", a number, or names of nodes.
+    """Choose taps among the cut points: "auto", a number, or names of nodes; and what the head at each reads.
 
     Given:  cuts a (10 %), b (30 %), c (50 %), d (80 %)
     Result: exits exit0 at b, exit1 at c, exit2 at d
@@ -38,6 +38,8 @@ class PlaceExits(Pass):
     name = "place-exits"
     needs = ("find-cut-points",)
     exits: str | int | tuple[str, ...] = "auto"
+    head: HeadWish = AUTO
+    spare: int = 0  # outputs that InsertExits will add to the network's classes
 
     def apply(self, program: Program) -> None:
         cuts = {cut.node: cut for cut in program.cuts}
@@ -48,13 +50,7 @@ class PlaceExits(Pass):
         else:
             taps = spread(program, self.exits)
         ordered = [cuts[n.name] for n in program.module.graph.nodes if n.name in taps]
-        program.exits = [make_exit(f"exit{i}", cut) for i, cut in enumerate(ordered)]
-
-
-def make_exit(name: str, cut: CutPoint) -> Exit:
-    channels, height, width = cut.shape
-    grid = next((g for g in (4, 2) if channels * g * g <= MOST_FEATURES and g <= min(height, width)), 1)
-    return Exit(name, cut.node, grid, channels * grid * grid, cut.macs)
+        program.exits = make_exits(ordered, len(program.classes) + self.spare, self.head)
 
 
 def named(program: Program, name: str) -> str:

@@ -51,6 +51,8 @@ def insert_exits(
     model: str,
     *,
     exits: str | int | tuple[str, ...] = "auto",
+    head: str = "auto",
+    head_budget: str | None = None,
     weights: str = "auto",
     num_classes: int | None = None,
     spare_classes: int = 0,
@@ -59,7 +61,8 @@ def insert_exits(
 ) -> Program:
     """A torchvision name or package.module:factory as a program; what the command warns of is a Python warning."""
     program = driver.insert_exits(
-        model, exits=exits, weights=weights, num_classes=num_classes, spare_classes=spare_classes,
+        model, exits=exits, head=head, head_budget=head_budget, weights=weights, num_classes=num_classes,
+        spare_classes=spare_classes,
         input_size=input_size, output=_path(output),
     )  # fmt: skip
     for message in program.provenance["warnings"]:

@@ -25,6 +25,7 @@ from perse_compile import (
     driver,
 )
 from perse_compile.cli_options import Json
+from perse_compile.cli_show import size
 from perse_compile.cli_tune import INTERRUPTED
 from perse_compile.console import console, errors, print_json, progress, table, warn
 from perse_compile.errors import ModelError, PassError, PerseError
@@ -86,6 +87,16 @@ def insert_exits(
         str, typer.Argument(metavar="MODEL", help="A torchvision name (see `models`), or package.module:factory.")
     ],
     exits: Annotated[str, typer.Option(help="auto (three, spread by cost), a number, or nodes: a,b,c.")] = "auto",
+    head: Annotated[
+        str,
+        typer.Option(metavar="auto|pooled|multiscale|bottleneck", help="What early exits read of their taps."),
+    ] = "auto",
+    head_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Bytes that one answer of an early exit may read: 400kB. The richest that fits."
+        ),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -126,7 +137,7 @@ def insert_exits(
         return
     path = driver.program_path(model, output)
     if place is not None:
-        wishes = cli_place.wishes(parse_exits(exits), max_latency, max_cost, max_drop, static, seed)
+        wishes = cli_place.wishes(parse_exits(exits), max_latency, max_cost, max_drop, static, seed, head, head_budget)
         with progress() as tell:
             placed, placement = driver.place_exits(
                 model, place, wishes, costs=costs, device=device, threads=threads, weights=weights,
@@ -146,6 +157,8 @@ def insert_exits(
     program = driver.insert_exits(
         model,
         exits=parse_exits(exits),
+        head=head,
+        head_budget=head_budget,
         weights=weights,
         num_classes=num_classes,
         spare_classes=spare_classes,
@@ -206,21 +219,27 @@ def parse_exits(text: str) -> str | int | tuple[str, ...]:
 
 def show_program(program: Program, path: Path, json: bool, place: dict[str, Any] | None = None) -> None:
     from perse_compile.macs import head_parameters
+    from perse_compile.passes.head_types import head_facts
 
     full = program.exits[-1].macs
     rows = [(e, e.macs / full if full else 1.0, head_parameters(program, e)) for e in program.exits]
+    costs = [head_facts(e, program.outputs) for e in program.exits]
     for message in program.provenance["warnings"]:
         warn(message)
     if json:
         keys = ("name", "tap", "grid", "features", "macs")
-        exits = [{**{k: getattr(e, k) for k in keys}, "share": share, "head_parameters": n} for e, share, n in rows]
+        exits = [
+            {**{k: getattr(e, k) for k in keys}, "share": share, "head_parameters": n, **cost}
+            for (e, share, n), cost in zip(rows, costs, strict=True)
+        ]
         print_json({"program": str(path), "name": program.name, "classes": len(program.classes),
                     "spare_classes": program.spare, "exits": exits,
                     "warnings": program.provenance["warnings"], **({"place": place} if place else {})})  # fmt: skip
         return
-    shown = table("exit", "tap", "share of MACs", "head parameters")
-    for exit, share, parameters in rows:
-        shown.add_row(exit.name, exit.tap, f"{share:.1%}", f"{parameters:,}")
+    shown = table("exit", "tap", "share of MACs", "head", "head parameters", "read")
+    for (exit, share, parameters), cost in zip(rows, costs, strict=True):
+        read = size(cost["head_bytes"])
+        shown.add_row(exit.name, exit.tap, f"{share:.1%}", cost["head_words"], f"{parameters:,}", read)
     console().print(shown)
     spec, room = program.input, f" and room for {program.spare}" if program.spare else ""
     console().print(

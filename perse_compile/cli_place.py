@@ -93,8 +93,11 @@ def wishes(
     max_drop: float | None,
     static: list[str] | None,
     seed: int,
+    head: str,
+    head_budget: str | None,
 ) -> Wishes:
     """Of the command's options."""
+    from perse_compile.passes.head_types import parse_wish
     from perse_compile.placement.budget import Budget
     from perse_compile.placement.place import EXITS, Wishes
 
@@ -102,7 +105,9 @@ def wishes(
         raise PassError(f"--exits {exits} is not a positive number")
     names = exits if isinstance(exits, tuple) else None
     most = exits if isinstance(exits, int) else EXITS
-    return Wishes(Budget(max_latency, max_cost, max_drop), most, names, tuple(static or ()), seed)
+    return Wishes(
+        Budget(max_latency, max_cost, max_drop), most, names, tuple(static or ()), seed, parse_wish(head, head_budget)
+    )
 
 
 def show_placement(found: Placement) -> None:

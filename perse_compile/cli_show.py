@@ -97,7 +97,8 @@ def exit_lines(exit: Row, last: bool) -> Group:
     style = "green" if exit["enabled"] else "yellow"
     first = Text.assemble((f"⎋ {exit['name']} ", style), (state, style), f", temperature {exit['temperature']:.3f}")
     first.append(f"; after {exit['share']:.1%}" + (f", {exit['ms']:.3f} ms" if "ms" in exit else ""))
-    second = Text(f"reads {exit['tap']}: {exit['features']:,} features, a head of {exit['head_parameters']:,}")
+    second = Text(f"reads {exit['tap']}: {exit['head_words']}, {exit['features']:,} features, ")
+    second.append(f"a head of {exit['head_parameters']:,}, {size(exit['head_bytes'])} an answer")
     second.stylize("dim")
     return Group(first, second)
 

@@ -19,7 +19,8 @@ def dump(program: Program) -> str:
     lines += ["", "graph", *dump_graph(program.module.graph, program.module)]
     lines += section("cuts", (f"{c.node} {shape(c.shape)} {c.macs} MACs" for c in program.cuts))
     lines += section("exits", (
-        f"{e.name}: tap {e.tap}, grid {e.grid}, {e.features} features, {e.macs} MACs,"
+        f"{e.name}: tap {e.tap}, grid {e.grid}, {e.features} features"
+        f"{f' of {e.projected} means' if e.projected else ''}, {e.macs} MACs,"
         f" temperature {e.temperature:g}, threshold {e.threshold:g}, {'enabled' if e.enabled else 'disabled'}"
         for e in program.exits
     ))  # fmt: skip

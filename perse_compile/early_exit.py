@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 
 from perse_compile import ops
 from perse_compile.errors import ArtifactError, PassError
+from perse_compile.exit_nodes import feature_nodes
 from perse_compile.manifest import Floats, heads_id, read_pack
-from perse_compile.program import Program, Stage, make_module
+from perse_compile.program import Exit, Program, Stage, make_module
 
 PARTS = ("shift", "scale", "weight", "bias")  # of a head
 GRAYS = 256
@@ -41,11 +42,11 @@ class EarlyExit(nn.Module):
             raise PassError(f"{program.name} has no exits; run insert-exits before making it a module")
         self.classes = list(program.classes)
         self.names = [exit.name for exit in program.exits]
-        self.grids = [exit.grid for exit in program.exits]
         self.enabled = [exit.enabled for exit in program.exits]
         self.temperatures = [exit.temperature for exit in program.exits]
         self.thresholds = [exit.threshold for exit in program.exits]
         self.stages = nn.ModuleList(_stage(program, stage) for stage in program.stages)
+        self.features = nn.ModuleList(_features(program, exit) for exit in program.exits)
         self.heads = nn.ModuleList(_head(program, name) for name in self.names)
         for name, values in (("mean", program.input.mean), ("std", program.input.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1))
@@ -64,7 +65,7 @@ class EarlyExit(nn.Module):
             last = number == len(self.stages) - 1
             if not (self.enabled[number] or last):
                 continue
-            logits = ops.head(ops.pool_features(x, self.grids[number]), *(getattr(head, part) for part in PARTS))
+            logits = ops.head(self.features[number](x), *(getattr(head, part) for part in PARTS))
             logits = logits[:, : len(self.classes)]  # without spare outputs, which nobody has taught
             probabilities = torch.softmax(logits / self.temperatures[number], 1)
             if found is None:
@@ -100,14 +101,27 @@ class EarlyExit(nn.Module):
 
 
 def _stage(program: Program, stage: Stage) -> fx.GraphModule:
-    """Of its nodes alone: from its input to its tap."""
+    """From its input to its tap."""
+    return _part(program, stage.input, set(stage.nodes), stage.output)
+
+
+def _features(program: Program, exit: Exit) -> fx.GraphModule:
+    """From its tap to what its head reads."""
+    nodes = feature_nodes(program, exit)
+    wanted = {node.name for node in nodes} | {
+        n.name for node in nodes for n in node.all_input_nodes if n.op == "get_attr"
+    }
+    return _part(program, exit.tap, wanted, nodes[-1].name)
+
+
+def _part(program: Program, source: str, wanted: set[str], result: str) -> fx.GraphModule:
+    """Of these nodes alone, which read nothing else but `source`."""
     graph, made = fx.Graph(), dict[str, fx.Node]()
-    made[stage.input] = graph.placeholder("x")
-    wanted = set(stage.nodes)
+    made[source] = graph.placeholder("x")
     for node in program.module.graph.nodes:
         if node.name in wanted:
             made[node.name] = graph.node_copy(node, lambda one: made[one.name])
-    graph.output(made[stage.output])
+    graph.output(made[result])
     return make_module(graph, program.tensors(), program.name)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx
 
+from perse_compile.exit_nodes import feature_nodes, head_node
 from perse_compile.program import Exit, Program
 
 
@@ -42,12 +43,21 @@ def cumulative_macs(graph: fx.Graph) -> dict[str, int]:
 
 
 def head_macs(program: Program, exit: str) -> int:
-    """Pool and head of one exit."""
-    heads: Any = program.module.graph.output_node().args[0]
-    head = heads[[e.name for e in program.exits].index(exit)]
-    return node_macs(head) + node_macs(head.args[0])
+    """All that runs at one exit: pool, projection if it is a bottleneck, and head."""
+    found = program.exit(exit)
+    return node_macs(head_node(program, found)) + sum(map(node_macs, feature_nodes(program, found)))
 
 
 def head_parameters(program: Program, exit: Exit) -> int:
     """Numbers that personalising changes: weight and bias."""
     return (exit.features + 1) * program.outputs
+
+
+def pack_bytes(exit: Exit, outputs: int) -> int:
+    """Of its head in every pack: shift, scale, weight, bias."""
+    return 4 * (2 * exit.features + exit.features * outputs + outputs)
+
+
+def head_bytes(exit: Exit, outputs: int) -> int:
+    """What an answer reads: the head and, of a bottleneck, the projection, which lies in the backbone's file."""
+    return pack_bytes(exit, outputs) + (4 * exit.features * (exit.projected + 1) if exit.projected else 0)

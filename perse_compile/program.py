@@ -50,18 +50,27 @@ class CutPoint:
 class Exit:
     """A tap with its head, and when its answer is taken.
 
-    `head` names four tensors of the program's module: `<name>.shift`, `.scale`, `.weight`, `.bias`.
+    Its head is four tensors of the program's module: `<name>.shift`, `.scale`, `.weight`, `.bias`. A bottleneck has two
+    more, `<name>_projection.weight` and `.bias`, which are not the head's: personalising leaves them alone.
     The last exit is called "final": it always answers.
     """
 
     name: str
     tap: str  # node the exit reads
     grid: int  # of pool_features
-    features: int  # F, length of the pooled features
+    features: int  # F, numbers that the head reads
     macs: int  # of the backbone up to the tap
     temperature: float = 1.0
     threshold: float = 1.0  # top-1 confidence at which the answer is taken
     enabled: bool = False  # an untrained exit never answers
+    projected: int = 0  # of a bottleneck: means of which its projection makes the features; 0: they are the features
+
+    @property
+    def head(self) -> str:
+        """Its type: pooled, multiscale, bottleneck; or own, the network's own classifier."""
+        if self.name == "final":
+            return "own"
+        return "bottleneck" if self.projected else "multiscale" if self.grid > 1 else "pooled"
 
 
 @dataclass

@@ -89,6 +89,8 @@ def check_exits(program: Program) -> None:
 
 def check_exit(program: Program, exit: Exit, head: fx.Node) -> None:
     features: Any = head.args[0]
+    if exit.projected:
+        features = check_projection(program, exit, features)
     if head.target is not OPS["head"] or features.target is not OPS["pool_features"]:
         raise VerifyError(f"exit {exit.name} must end in a head that reads pool_features")
     if features.args[0].name != exit.tap or features.args[1] != exit.grid:
@@ -111,6 +113,17 @@ def check_exit(program: Program, exit: Exit, head: fx.Node) -> None:
         raise VerifyError(f"spare outputs of exit {exit.name} must have weight 0 and bias {SPARE_LOGIT:g}")
     if exit.temperature <= 0:
         raise VerifyError(f"exit {exit.name} has temperature {exit.temperature}; it must be positive")
+
+
+def check_projection(program: Program, exit: Exit, narrow: Any) -> Any:
+    """What a bottleneck's projection reads."""
+    linear = narrow.args[0]
+    if narrow.target is not OPS["relu"] or linear.target is not OPS["linear"]:
+        raise VerifyError(f"exit {exit.name} is a bottleneck: its head must read relu(linear(pool_features))")
+    weight = program.tensors().get(f"{exit.name}_projection.weight")
+    if weight is None or tuple(weight.shape) != (exit.features, exit.projected):
+        raise VerifyError(f"tensor {exit.name}_projection.weight must have shape {(exit.features, exit.projected)}")
+    return linear.args[0]
 
 
 def check_stages(program: Program) -> None:

@@ -73,6 +73,12 @@ def test_insert_exits_as_json(tmp_path: Path, capsys, monkeypatch) -> None:
         "macs": 92672,
         "share": 1.0,
         "head_parameters": 27,
+        "head": "own",
+        "head_words": "own",
+        "projected": 0,
+        "head_bytes": 172,
+        "pack_bytes": 172,
+        "cache_bytes": 16,
     }
     assert len(list((tmp_path / "d").iterdir())) == 9
 

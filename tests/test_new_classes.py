@@ -74,7 +74,7 @@ def test_spare_outputs_change_nothing_else(network: type[nn.Module]) -> None:
     programs = []
     for spare in (0, 3):
         torch.manual_seed(0)
-        programs.append(run(traced(network()), default_pipeline(1, spare), [SameFunction()]))
+        programs.append(run(traced(network()), default_pipeline(1, spare=spare), [SameFunction()]))
     x = torch.randn(2, 3, *(getattr(programs[0].input, side) for side in ("height", "width")))
     with torch.no_grad():
         plain, wide = (program.module(x) for program in programs)
@@ -89,7 +89,7 @@ def test_spare_outputs_change_nothing_else(network: type[nn.Module]) -> None:
 
 
 def test_spare_outputs_are_saved_and_checked(tmp_path: Path) -> None:
-    program = prepared(models.Plain(), default_pipeline(1, 2))
+    program = prepared(models.Plain(), default_pipeline(1, spare=2))
     program.save(tmp_path / "p.perse")
     found = Program.load(tmp_path / "p.perse")
     assert (found.spare, found.outputs) == (2, len(program.classes) + 2)
@@ -139,7 +139,7 @@ def test_a_pack_with_names(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def roomy(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """The small network with room for two classes more; not to be changed."""
-    program = run(tiny_network(), default_pipeline(("relu", "relu_2"), ROOM))
+    program = run(tiny_network(), default_pipeline(("relu", "relu_2"), spare=ROOM))
     train_exits(program, Images("pictures", *pictures(300, seed=2), list(CLASSES), [""] * 300), epochs=10)
     return program
 

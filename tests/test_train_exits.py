@@ -14,17 +14,9 @@ from perse_compile import ops
 from perse_compile.driver import insert_exits
 from perse_compile.errors import DataError, PassError
 from perse_compile.personalise.data import Images, read_images
-from perse_compile.personalise.train_exits import (
-    PARTS,
-    ExitReport,
-    Head,
-    extract_features,
-    normalise,
-    read_head,
-    split_images,
-    standardise,
-    train_exits,
-)
+from perse_compile.personalise.features import extract_features, normalise
+from perse_compile.personalise.learning import PARTS, Head, standardise
+from perse_compile.personalise.train_exits import ExitReport, read_head, split_images, train_exits
 from perse_compile.program import Exit, InputSpec, Program, make_module
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

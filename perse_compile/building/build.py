@@ -24,6 +24,7 @@ from perse_compile.errors import ArtifactError, BuildError
 from perse_compile.lowering.choices import Choices, Remembered, nothing
 from perse_compile.lowering.network import Network, lower
 from perse_compile.macs import head_macs
+from perse_compile.passes.head_types import head_facts
 from perse_compile.program import InputSpec, Program
 from perse_compile.report.layers import layers
 from perse_compile.report.layers_file import LAYERS, encode_layers
@@ -168,6 +169,7 @@ def _manifest(network: Network, identity: int, fresh: Path) -> dict[str, Any]:
             "grid": e.grid,
             "macs": e.macs,
             "head_macs": head_macs(program, e.name),
+            **head_facts(e, program.outputs),
         }
         for e in program.exits
     ]

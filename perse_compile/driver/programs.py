@@ -24,6 +24,8 @@ def insert_exits(
     model: str,
     *,
     exits: str | int | tuple[str, ...] = "auto",
+    head: str = "auto",
+    head_budget: str | None = None,
     weights: str = "auto",
     num_classes: int | None = None,
     spare_classes: int = 0,
@@ -32,20 +34,22 @@ def insert_exits(
     output: Path | None = None,
     observers: Sequence[Observer] = (),
 ) -> Program:
-    """From a model's name to a multi-exit program, saved if `output` says where.
+    """From a model's name to a multi-exit program, saved if `output` says where; heads as --head and --head-budget.
 
     `spare_classes`: outputs more than the network has, for classes that a person teaches it.
     """
     from perse_compile.dump import dump_to
     from perse_compile.passes import default_pipeline
+    from perse_compile.passes.head_types import parse_wish
     from perse_compile.pipeline import run
     from perse_compile.same_function import SameFunction
     from perse_compile.trace import trace_model
 
     check_can_write(output)
+    wish = parse_wish(head, head_budget)
     program = trace_model(model, weights, num_classes, input_size)
     watching: list[Observer] = [SameFunction(), *([dump_to(dump)] if dump else []), *observers]
-    run(program, default_pipeline(exits, spare_classes), watching)
+    run(program, default_pipeline(exits, head=wish, spare=spare_classes), watching)
     if output is not None:
         program.save(output)
     return program

@@ -10,7 +10,8 @@ from torch import fx
 from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
-from perse_compile.lowering.arrangement import groups_of
+from perse_compile.exit_nodes import feature_nodes
+from perse_compile.lowering.arrangement import note_fused_in
 from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.heads import TrainingStep, head_inputs, lower_head, lower_training
@@ -21,7 +22,6 @@ from perse_compile.lowering.plan import Argument, Buffer, Line, place, prim_func
 from perse_compile.lowering.pooled import sums_of
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.values import CHANNELS_LAST, Constant
-from perse_compile.lowering.workload import note_fused
 from perse_compile.program import Exit, Program
 from perse_compile.shapes import annotate_shapes
 from perse_compile.targets import Target
@@ -73,8 +73,7 @@ def lower(program: Program, choices: Choices) -> Network:
         )
     annotate_shapes(program)
     target, builder = choices.target, ModuleBuilder(choices)
-    for stage in program.stages:
-        note_fused(groups_of([program.node(name) for name in stage.nodes], {program.node(stage.output)}))
+    note_fused_in(program)
     image = _add_inputs(builder, program)
     values: dict[str, Stored] = {image.name: image}
     for index, exit in enumerate(program.exits):
@@ -169,13 +168,12 @@ def _add_stage(builder: ModuleBuilder, program: Program, index: int, values: dic
 
 
 def _add_pool(builder: ModuleBuilder, program: Program, exit: Exit, values: dict[str, Stored]) -> None:
-    pool = next(
-        node for node in program.node(exit.tap).users if getattr(node.target, "__name__", "") == "pool_features"
-    )
+    """From the tap to what the head reads, a bottleneck's projection included."""
+    nodes = feature_nodes(program, exit)
     tap, sums = values[exit.tap], values.get(sums_of(program.node(exit.tap)))
     inside = {each.name: each for each in (tap, sums) if each is not None}
-    calls = lower_nodes([pool], {pool}, inside, weights_of(program.module), builder.choices)
-    builder.add_function(f"pool_{exit.name}", [sums or tap], calls, [inside[pool.name]])
+    calls = lower_nodes(nodes, {nodes[-1]}, inside, weights_of(program.module), builder.choices)
+    builder.add_function(f"pool_{exit.name}", [sums or tap], calls, [inside[nodes[-1].name]])
 
 
 def _add_head(builder: ModuleBuilder, exit: Exit, classes: int) -> None:

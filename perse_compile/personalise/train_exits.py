@@ -10,50 +10,37 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
-from torch.nn import functional as F
+from torch import Tensor
 
-from perse_compile import ops
 from perse_compile.errors import DataError, PassError
 from perse_compile.personalise.calibrate import Worth, fit_temperature, fit_thresholds, softmax
 from perse_compile.personalise.data import Images, require_two_classes, unnamed
+from perse_compile.personalise.features import Progress, extract_features
+from perse_compile.personalise.learning import (
+    PARTS,
+    Head,
+    Lesson,
+    Projection,
+    blank,
+    projected,
+    standardise,
+    train_bottleneck,
+    train_head,
+)  # fmt: skip
 from perse_compile.personalise.levels import measure_levels
-from perse_compile.program import Exit, InputSpec, Program, widened
+from perse_compile.program import Exit, Program, widened
 
 Labels = NDArray[np.int64]
-Progress = Callable[[str, int, int], None]  # what is being done, done, total
 
-PARTS = ("shift", "scale", "weight", "bias")  # of a head
 LEAST_IMAGES = 20
 CALIBRATE_SHARE = HELD_OUT_SHARE = 0.15
-CHUNK = 64  # images per run of the backbone
-LABEL_WEIGHT = 0.5  # of a labelled sample's label; the rest is the teacher's
-SOFTENING = 2.0  # temperature of the distillation
-WEIGHT_DECAY = 1e-2
-SPREAD_FLOOR = 0.1  # of the mean spread: a feature that hardly moved here must not explode elsewhere
-
-
-@dataclass(frozen=True)
-class Head:
-    """The four tensors of ops.head."""
-
-    shift: Tensor  # [F]
-    scale: Tensor  # [F]
-    weight: Tensor  # [F,K]
-    bias: Tensor  # [K]
-
-    def __call__(self, features: Tensor) -> Tensor:
-        return ops.head(features, self.shift, self.scale, self.weight, self.bias)
 
 
 @dataclass(frozen=True)
@@ -118,33 +105,34 @@ def train_exits(
     tell = progress or (lambda what, done, total: None)
 
     heads = [read_head(program, exit) for exit in program.exits]
+    projections = [read_projection(program, exit) for exit in program.exits]
     features = extract_features(program, images.pixels, device, tell)
-    before = [head(x) for head, x in zip(heads, features, strict=True)]
+    before = [head(projected(p, x)) for head, p, x in zip(heads, projections, features, strict=True)]
     teacher = before[-1]
     labels = np.full(len(images), -1, np.int64) if images.labels is None else images.labels
     guesses = teacher.argmax(1).numpy()
     split = split_images(np.where(labels >= 0, labels, guesses), seed)
 
+    chosen = torch.from_numpy(split.train)
+    lesson = Lesson(teacher[chosen], torch.from_numpy(labels)[chosen], epochs, lr, batch, seed)
     trained: list[Head] = []
     for position, (exit, head, x) in enumerate(zip(program.exits, heads, features, strict=True)):
-        last = position == len(heads) - 1
-        new = standardise(head, x[split.train])
-        if not last or final:
-            chosen = torch.from_numpy(split.train)
-            start = new if last else Head(new.shift, new.scale, *(torch.zeros_like(t) for t in (new.weight, new.bias)))
-            what = f"training {exit.name}"
-            new = train_head(
-                start, x[chosen], teacher[chosen], torch.from_numpy(labels)[chosen], epochs, lr, batch, seed,
-                lambda done, total, what=what: tell(what, done, total),  # type: ignore[misc]
-            )  # fmt: skip
+        learn = partial(tell, f"training {exit.name}")
+        if position == len(heads) - 1:
+            new = standardise(head, x[chosen])
+            new = train_head(new, x[chosen], lesson, learn) if final else new
+        elif exit.projected:
+            projections[position], new = train_bottleneck(x[chosen], exit.features, lesson, learn)
+        else:
+            new = train_head(standardise(blank(*head.weight.shape), x[chosen]), x[chosen], lesson, learn)
         trained.append(new)
-    after = [head(x) for head, x in zip(trained, features, strict=True)]
+    after = [head(projected(p, x)) for head, p, x in zip(trained, projections, features, strict=True)]
 
     temperatures, thresholds = _calibrate(program, after, labels, split.calibrate, max_drop)
     truth = labels if images.labels is not None else guesses
     report = _report(program, before, after, temperatures, thresholds, truth, images.labels is not None, split)
     levels = measure_levels(images.pixels)
-    _commit(program, trained, report)
+    _commit(program, trained, projections, report)
     program.levels = levels
     if unnamed(program.classes):
         program.classes = list(images.class_names)  # so that a person's folders are matched by name from now on
@@ -166,16 +154,6 @@ def train_exits(
 # Heads in the program
 
 
-def head_nodes(program: Program) -> dict[str, fx.Node]:
-    """The ops.head node of every exit, by the name that its tensors carry."""
-    found = {}
-    for node in program.module.graph.nodes:
-        if node.op == "call_function" and node.target is ops.head:
-            weight = node.args[3]
-            found[str(weight.target).rpartition(".")[0]] = node
-    return found
-
-
 def read_head(program: Program, exit: Exit) -> Head:
     """A copy of an exit's tensors, without spare outputs: those stay as they are."""
     known = len(program.classes)
@@ -190,48 +168,22 @@ def write_head(program: Program, exit: Exit, head: Head) -> None:
         program.set_tensor(f"{exit.name}.{part}", tensor)
 
 
-def _commit(program: Program, heads: list[Head], report: ExitReport) -> None:
-    for exit, head, row in zip(program.exits, heads, report.rows, strict=True):
+def read_projection(program: Program, exit: Exit) -> Projection | None:
+    """A copy of a bottleneck's tensors; None of any other exit."""
+    if not exit.projected:
+        return None
+    return Projection(
+        *(program.tensor(f"{exit.name}_projection.{part}").detach().clone() for part in ("weight", "bias"))
+    )
+
+
+def _commit(program: Program, heads: list[Head], projections: list[Projection | None], report: ExitReport) -> None:
+    for exit, head, projection, row in zip(program.exits, heads, projections, report.rows, strict=True):
         write_head(program, exit, head)
+        if projection is not None:
+            program.set_tensor(f"{exit.name}_projection.weight", projection.weight)
+            program.set_tensor(f"{exit.name}_projection.bias", projection.bias)
         exit.temperature, exit.threshold, exit.enabled = row.temperature, row.threshold, row.enabled
-
-
-# Features
-
-
-def extract_features(program: Program, pixels: NDArray[np.uint8], device: str, tell: Progress) -> list[Tensor]:
-    """Pooled features of every exit, [N,F] each, on the CPU; the backbone runs once per image."""
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    backbone = feature_module(program)
-    if place.type != "cpu":
-        backbone = copy.deepcopy(backbone).to(place)  # the program's own tensors stay where they are
-    found: list[list[Tensor]] = []
-    with torch.no_grad():
-        for start in range(0, len(pixels), CHUNK):
-            x = normalise(torch.from_numpy(pixels[start : start + CHUNK]).to(place), program.input)
-            found.append([features.cpu() for features in backbone(x)])
-            tell("features", min(start + CHUNK, len(pixels)), len(pixels))
-    return [torch.cat(parts) for parts in zip(*found, strict=True)]
-
-
-def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
-    """uint8 (N,H,W,C) -> the network's input, (N,C,H,W) in channels-last order."""
-    mean, std = (torch.tensor(values, device=pixels.device) for values in (spec.mean, spec.std))
-    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def feature_module(program: Program) -> fx.GraphModule:
-    """The program with every head's features as its outputs."""
-    heads = head_nodes(program)
-    missing = [exit.name for exit in program.exits if exit.name not in heads]
-    if missing:
-        raise PassError(f"{program.name} has no head for {', '.join(missing)}; run insert-exits again")
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    graph.graph_copy(program.module.graph, copies)
-    graph.output(tuple(copies[heads[exit.name].all_input_nodes[0]] for exit in program.exits))
-    graph.eliminate_dead_code()
-    return fx.GraphModule(program.module, graph).eval()
 
 
 # Splitting
@@ -255,75 +207,6 @@ def split_images(classes: Labels, seed: int) -> Split:
     return split
 
 
-# Learning
-
-
-def standardise(head: Head, features: Tensor) -> Head:
-    """The same function, with the mean and spread of `features` as shift and scale."""
-    x = features.double()
-    mean, spread = x.mean(0), x.std(0, correction=0)
-    floor = SPREAD_FLOOR * float(spread.square().mean().sqrt())
-    scale = 1 / spread.clamp_min(floor) if floor > 0 else torch.ones_like(spread)
-    slope = head.scale.double().unsqueeze(1) * head.weight.double()  # of the logits by the raw features
-    shift, scale = mean.float(), scale.float()
-    bias = head.bias.double() + (shift.double() - head.shift.double()) @ slope
-    return Head(shift, scale, (slope / scale.double().unsqueeze(1)).float(), bias.float())
-
-
-def train_head(
-    head: Head,
-    features: Tensor,
-    teacher: Tensor,
-    labels: Tensor,
-    epochs: int,
-    lr: float,
-    batch: int,
-    seed: int,
-    tell: Callable[[int, int], None],
-) -> Head:
-    """Learn from labels (-1 = none) and the teacher's logits; per sample a*CE + (1-a)*w*T^2*KL(teacher || exit).
-
-    w is the teacher's confidence, and 0 where the label says that the teacher is wrong. Not the shift and scale.
-    """
-    with one_thread():
-        x = (features - head.shift) * head.scale
-        sure, guess = torch.softmax(teacher, 1).max(1)
-        soft = torch.softmax(teacher / SOFTENING, 1)
-        labelled = labels >= 0
-        hard_weight = LABEL_WEIGHT * labelled
-        soft_weight = (1 - hard_weight) * sure * (~labelled | (guess == labels)) * SOFTENING**2
-        weight, bias = head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_()
-        groups = [{"params": [weight], "weight_decay": WEIGHT_DECAY}, {"params": [bias], "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=lr)
-        generator = torch.Generator().manual_seed(seed)
-        for epoch in range(epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-            order = torch.randperm(len(x), generator=generator)
-            for first in range(0, len(x), batch):
-                part = order[first : first + batch]
-                logits = x[part] @ weight + bias
-                hard = F.cross_entropy(logits, labels[part].clamp_min(0), reduction="none")
-                divergence = F.kl_div(F.log_softmax(logits / SOFTENING, 1), soft[part], reduction="none").sum(1)
-                loss = (hard_weight[part] * hard + soft_weight[part] * divergence).mean()
-                optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                optimizer.step()
-            tell(epoch + 1, epochs)
-        return Head(head.shift, head.scale, weight.detach(), bias.detach())
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Heads are small: more threads only wait for each other, the more so on a machine that is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 # Measuring
 
 
@@ -342,7 +225,7 @@ def _calibrate(
 
 def worth(program: Program) -> list[Worth]:
     """Per exit: MACs of the backbone and the final head that its answer saves, and those of its own head."""
-    heads = [exit.features * program.outputs for exit in program.exits]
+    heads = [exit.features * (exit.projected + program.outputs) for exit in program.exits]
     full = program.exits[-1].macs + heads[-1]
     return [Worth(full - exit.macs, head) for exit, head in zip(program.exits, heads, strict=True)]
 

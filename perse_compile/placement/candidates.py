@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import fx
 
 from perse_compile.errors import PassError
+from perse_compile.passes.head_types import HeadWish, make_exit
 from perse_compile.passes.place_exits import ELEMENTWISE, LATEST, named
 from perse_compile.program import CutPoint, Program
 from perse_compile.rewriting import is_op
@@ -34,6 +35,20 @@ def candidates(program: Program, names: tuple[str, ...] | None = None) -> list[C
             f" `perse-compile insert-exits {program.provenance.get('model', 'MODEL')} --list` lists its cut points"
         )
     return thinned(found)
+
+
+def with_linear_heads(cuts: list[CutPoint], classes: int, head: HeadWish) -> list[CutPoint]:
+    """Those where a linear head fits the budget: the search trains no projections. Raises PassError."""
+    if head.kind == "bottleneck":
+        raise PassError(
+            "--place searches with linear heads; place exits with --head auto, pooled or multiscale, then give"
+            " their nodes to --exits with --head bottleneck, and run train-exits"
+        )
+    made = [make_exit(cut.node, cut, classes, head) for cut in cuts]
+    found = [cut for cut, exit in zip(cuts, made, strict=True) if exit is not None and not exit.projected]
+    if not found:
+        raise PassError(f"--head-budget: no linear head of {head.budget} bytes fits at any of {len(cuts)} candidates")
+    return found
 
 
 def thinned(cuts: list[CutPoint], most: int = MOST) -> list[CutPoint]:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perse_compile.errors import DataError
+from perse_compile.passes.head_types import AUTO, HeadWish, make_exits
 from perse_compile.passes.insert_exits import InsertExits
-from perse_compile.passes.place_exits import make_exit
-from perse_compile.personalise.train_exits import CHUNK, feature_module, normalise, read_head
+from perse_compile.personalise.features import CHUNK, feature_module, normalise
+from perse_compile.personalise.train_exits import read_head
 from perse_compile.pipeline import run
 from perse_compile.placement.parallel import for_each
 from perse_compile.program import CutPoint, Exit, Program
@@ -23,10 +24,10 @@ HALF_MAX = 65504.0
 Tell = Callable[[int, int], None]
 
 
-def with_exits_everywhere(program: Program, cuts: Sequence[CutPoint]) -> Program:
+def with_exits_everywhere(program: Program, cuts: Sequence[CutPoint], head: HeadWish = AUTO, spare: int = 0) -> Program:
     """A copy with a head at every candidate and the network's own classifier as the last; the tensors are shared."""
     probe = copy.deepcopy(program, {id(tensor): tensor for tensor in program.tensors().values()})
-    probe.exits = [make_exit(f"exit{i}", cut) for i, cut in enumerate(cuts)]
+    probe.exits = make_exits(cuts, len(program.classes) + spare, head)
     probe.passes.append("place-exits")
     return run(probe, [InsertExits()])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from perse_compile.personalise.train_exits import LABEL_WEIGHT, SOFTENING, WEIGHT_DECAY, Head, standardise
+from perse_compile.personalise.learning import LABEL_WEIGHT, SOFTENING, WEIGHT_DECAY, Head, standardise
 
 EPOCHS = 40
 RATE, BATCH = 0.01, 256  # as train-exits

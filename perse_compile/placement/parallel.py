@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from perse_compile.personalise.train_exits import one_thread
+from perse_compile.personalise.learning import one_thread
 
 WORKERS = min(4, os.cpu_count() or 1)
 Item = TypeVar("Item")

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perse_compile.passes import exits_pipeline
+from perse_compile.passes.head_types import AUTO, HeadWish
 from perse_compile.personalise.data import Images, unnamed
 from perse_compile.personalise.levels import measure_levels
-from perse_compile.personalise.train_exits import Head, write_head
+from perse_compile.personalise.train_exits import write_head
 from perse_compile.pipeline import Observer, run
 from perse_compile.placement.budget import Budget, choose
-from perse_compile.placement.candidates import candidates
+from perse_compile.placement.candidates import candidates, with_linear_heads
 from perse_compile.placement.costs import Costs, by_macs, by_time
 from perse_compile.placement.features import extract, with_exits_everywhere
 from perse_compile.placement.measured import Measured
@@ -47,6 +48,7 @@ class Wishes:
     names: tuple[str, ...] | None = None  # candidates; all cut points by default
     static: tuple[str, ...] = ()  # ACCURACY@COST
     seed: int = 0
+    head: HeadWish = AUTO  # of a linear type
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,9 @@ def place(
     known = labelled(images)
     assert images.labels is not None  # labelled() has looked
     labels, pixels = images.labels[known], images.pixels[known]
-    cuts = candidates(program, wishes.names)
-    probe, classes = with_exits_everywhere(program, cuts), len(program.classes) + spare
+    classes = len(program.classes) + spare
+    cuts = with_linear_heads(candidates(program, wishes.names), classes, wishes.head)
+    probe = with_exits_everywhere(program, cuts, wishes.head, spare)
     exits = probe.exits
     costs = by_macs(cuts, exits, classes) if seen is None else by_time(cuts, exits, classes, seen)
     given = [parse_static(text, costs) for text in wishes.static]
@@ -143,20 +146,19 @@ def place(
         images.name, len(divided.search), len(divided.report), wishes.seed, costs, small, front, full, chosen, why,
         said, wishes.budget, found, clock.laps,
     )  # fmt: skip
-    commit(program, placement, records, images, spare, observers)
+    commit(program, placement, records, images, wishes.head, spare, observers)
     return placement
 
 
 def commit(
-    program: Program, placement: Placement, records: Records, images: Images, spare: int,
+    program: Program, placement: Placement, records: Records, images: Images, head: HeadWish = AUTO, spare: int = 0,
     observers: Sequence[Observer] = (),
 ) -> None:  # fmt: skip
     """The chosen exits, ready to answer."""
     chosen = placement.point.exits
-    run(program, exits_pipeline(tuple(exit.tap for exit in chosen), spare), observers)
+    run(program, exits_pipeline(tuple(exit.tap for exit in chosen), head=head, spare=spare), observers)
     for exit, early in zip(program.exits, chosen, strict=False):
-        head: Head = records.heads[early.candidate]
-        write_head(program, exit, head)
+        write_head(program, exit, records.heads[early.candidate])
         exit.temperature, exit.threshold, exit.enabled = early.temperature, early.threshold, True
     program.exits[-1].temperature = records.temperatures[-1]
     program.levels = measure_levels(images.pixels)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perse_compile.errors import DataError
 from perse_compile.personalise.calibrate import fit_temperature, softmax
-from perse_compile.personalise.train_exits import Head
+from perse_compile.personalise.learning import Head
 from perse_compile.placement.heads import EPOCHS, train_side_by_side
 from perse_compile.placement.parallel import for_each
 from perse_compile.placement.split import FOLDS, Indices, Split

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from perse_compile.errors import DataError
-from perse_compile.personalise.train_exits import one_thread
+from perse_compile.personalise.learning import one_thread
 from perse_compile.placement.costs import Costs
 from perse_compile.placement.options import Options, options
 from perse_compile.placement.records import Answers

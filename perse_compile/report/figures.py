@@ -10,7 +10,8 @@ from perse_compile.artifact import Artifact
 from perse_compile.errors import ArtifactError
 from perse_compile.macs import head_macs, head_parameters
 from perse_compile.manifest import BACKBONE, MANIFEST, PACK, read_pack
-from perse_compile.program import Program
+from perse_compile.passes.head_types import head_facts
+from perse_compile.program import Exit, Program
 from perse_compile.report import records
 from perse_compile.report.curve import curve_of
 from perse_compile.report.layers import layers
@@ -27,6 +28,7 @@ def program_figures(program: Program, path: Path | None = None) -> Figures:
             "name": e.name, "tap": e.tap, "grid": e.grid, "features": e.features, "macs": e.macs,
             "share": _share(e.macs, full), "head_macs": head_macs(program, e.name),
             "head_parameters": head_parameters(program, e),
+            **head_facts(e, program.outputs),
             "enabled": e.enabled, "threshold": e.threshold, "temperature": e.temperature,
         }
         for e in program.exits
@@ -62,7 +64,11 @@ def artifact_figures(artifact: Artifact) -> Figures:
     exits = []
     for number, known in enumerate(fields["exits"]):
         row = {**known, "share": _share(known["macs"], full)}
-        row["head_parameters"] = (known["features"] + 1) * (len(fields["classes"]) + fields["spare_classes"])
+        outputs = len(fields["classes"]) + fields["spare_classes"]
+        row["head_parameters"] = (known["features"] + 1) * outputs
+        known = {"projected": 0, **known}  # manifests of before there were bottlenecks
+        exit = Exit(**{name: known[name] for name in ("name", "tap", "grid", "features", "macs", "projected")})
+        row |= head_facts(exit, outputs)
         live = pack.exits[number] if pack else None
         row |= {name: getattr(live, name, None) for name in ("enabled", "threshold", "temperature")}
         row["difference"] = checked[known["name"]]["max_rel_diff"] if known["name"] in checked else None

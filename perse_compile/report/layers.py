@@ -46,8 +46,11 @@ def _groups(program: Program) -> list[list[fx.Node]]:
     """Every node of the backbone, with those that follow it and that nothing else reads."""
     groups: list[list[fx.Node]] = []
     last: dict[fx.Node, list[fx.Node]] = {}
+    of_exits: set[fx.Node] = set()
     for node in program.module.graph.nodes:
-        if node.op != "call_function" or is_op(node, "pool_features", "head"):
+        if is_op(node, "pool_features") or of_exits & set(node.all_input_nodes):
+            of_exits.add(node)  # a bottleneck's projection, too
+        if node.op != "call_function" or node in of_exits:
             continue
         sources = data_inputs(node)
         alone = len(sources) == 1 and sources[0] in last and len(sources[0].users) == 1

@@ -44,7 +44,7 @@ typedef struct {
     const char *tap;
     uint32_t features;         /* F */
     uint64_t stage_macs;       /* of the backbone since the tap before */
-    uint64_t head_macs;        /* pool and head */
+    uint64_t head_macs;        /* pool, a bottleneck's projection, head */
     uint64_t train_arena_size; /* bytes that train() needs */
     int (*stage)(uint8_t *arena, const uint8_t *weights);                  /* from the tap before to this tap */
     int (*pool)(uint8_t *arena, const uint8_t *weights, float *features);  /* tap -> features; leaves the tap intact */

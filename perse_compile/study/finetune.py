@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from perse_compile.personalise.train_exits import normalise
+from perse_compile.personalise.features import normalise
 from perse_compile.program import Program
 
 BATCH = 32

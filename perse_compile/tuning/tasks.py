@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from perse_compile.lowering.arrangement import Arrangement, arrange, groups_of
+from torch import fx
+
+from perse_compile.exit_nodes import feature_nodes
+from perse_compile.lowering.arrangement import Arrangement, arrange, note_fused_in
 from perse_compile.lowering.choices import Choices, Chosen, Knobs, default
 from perse_compile.lowering.fuse import Group
 from perse_compile.lowering.heads import lower_head
@@ -15,7 +18,7 @@ from perse_compile.lowering.kernels import lower_group, margins
 from perse_compile.lowering.kernels.scope import KernelCall, Stored
 from perse_compile.lowering.module import lower_groups, weights_of
 from perse_compile.lowering.values import CHANNELS_LAST
-from perse_compile.lowering.workload import Workload, note_fused
+from perse_compile.lowering.workload import Workload
 from perse_compile.program import Program
 from perse_compile.shapes import annotate_shapes
 from perse_compile.targets import Target
@@ -94,22 +97,30 @@ def tasks_of(program: Program, target: Target) -> list[Task]:
 
 def _places(program: Program, choices: Choices) -> Iterator[tuple[Workload, Place | None, Choices]]:
     annotate_shapes(program)
-    for stage in program.stages:
-        note_fused(groups_of([program.node(name) for name in stage.nodes], {program.node(stage.output)}))
+    note_fused_in(program)
     weights, spec = weights_of(program.module), program.input
     first = next(node for node in program.module.graph.nodes if node.op == "placeholder")
     around = margins.wanted(first, choices)
     values = {first.name: margins.with_margins(first.name, (1, spec.height, spec.width, spec.channels), around)}
     for stage, exit in zip(program.stages, program.exits, strict=True):
-        nodes, tap = [program.node(name) for name in stage.nodes], program.node(stage.output)
-        inside, before = {stage.input: values[stage.input]}, {stage.input: values[stage.input]}
-        choices.last = None
-        arrangement = arrange(nodes, {tap}, partial(margins.wanted, choices=choices))
-        for group, _ in lower_groups(arrangement, inside, weights, choices):
-            if choices.last is not None:
-                yield choices.last, Place(group, arrangement, before, weights), choices
-            choices.last, before = None, dict(inside)
+        inside, tap = {stage.input: values[stage.input]}, program.node(stage.output)
+        yield from _in_line([program.node(name) for name in stage.nodes], tap, inside, weights, choices)
         values[tap.name] = inside[tap.name]
+        if exit.projected:
+            nodes = feature_nodes(program, exit)
+            yield from _in_line(nodes, nodes[-1], {tap.name: inside[tap.name]}, weights, choices)
         lower_head(exit.features, program.outputs, choices)
         assert choices.last is not None
         yield choices.last, None, choices
+
+
+def _in_line(
+    nodes: list[fx.Node], last: fx.Node, inside: dict[str, Stored], weights: Any, choices: Choices
+) -> Iterator[tuple[Workload, Place, Choices]]:
+    """Of a stage, or of what lies between a tap and its head; `inside` gains its values."""
+    before, choices.last = dict(inside), None
+    arrangement = arrange(nodes, {last}, partial(margins.wanted, choices=choices))
+    for group, _ in lower_groups(arrangement, inside, weights, choices):
+        if choices.last is not None:
+            yield choices.last, Place(group, arrangement, before, weights), choices
+        choices.last, before = None, dict(inside)

@@ -14,7 +14,7 @@ from perse_compile.macs import head_macs as macs_of_head
 from perse_compile.passes import analysis_pipeline
 from perse_compile.passes.place_exits import spread
 from perse_compile.personalise.data import Images
-from perse_compile.personalise.train_exits import extract_features
+from perse_compile.personalise.features import extract_features
 from perse_compile.placement.budget import Budget, choose
 from perse_compile.placement.candidates import candidates, thinned
 from perse_compile.placement.costs import Costs, by_macs, by_time, line

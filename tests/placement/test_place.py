@@ -17,7 +17,8 @@ from perse_compile.errors import DataError, DeviceError
 from perse_compile.passes import analysis_pipeline
 from perse_compile.personalise.calibrate import softmax
 from perse_compile.personalise.data import Images
-from perse_compile.personalise.train_exits import normalise, train_exits
+from perse_compile.personalise.features import normalise
+from perse_compile.personalise.train_exits import train_exits
 from perse_compile.pipeline import run
 from perse_compile.placement import place as placing
 from perse_compile.placement.budget import Budget
