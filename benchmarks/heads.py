@@ -167,7 +167,7 @@ def costs(given: argparse.Namespace) -> None:
             (Path(folder) / "until.c").write_text(UNTIL)
             found = measure(program, Ours(program, Path(folder), "until.c"), 1, given.rounds)
         for exit, row in zip(program.exits, found["exits"], strict=True):
-            facts = head_facts(exit, len(program.classes))
+            facts = head_facts(exit, program.outputs)
             sizes = f"{facts['head_bytes'] / 1e3:.0f} | {facts['pack_bytes'] / 1e3:.0f} | {facts['cache_bytes']}"
             name = head.replace("@", ", ")
             print(f"| {name} | {exit.name} | {facts['head_words']} | {sizes} | {row['head']:.2f} |", flush=True)

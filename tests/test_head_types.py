@@ -30,6 +30,7 @@ from perse_compile.personalise.data import Images
 from perse_compile.personalise.train_exits import train_exits, worth
 from perse_compile.pipeline import run
 from perse_compile.placement.budget import Budget
+from perse_compile.placement.candidates import with_linear_heads
 from perse_compile.placement.place import Wishes, place
 from perse_compile.program import CutPoint, Exit, Program
 from perse_compile.report.layers import layers
@@ -339,16 +340,6 @@ def test_training_steps_are_those_of_pytorch(built: Callable[[str], Built], targ
     assert np.abs(got.weight - expected.weight).max() <= 1e-4 * np.abs(expected.weight).max()
 
 
-def test_an_artifact_of_before_there_were_types(built: Callable[[str], Built], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(built(NATIVE).artifact.folder, tmp_path / "old"))
-    fields = manifest.read_manifest(folder)
-    for exit in fields["exits"]:
-        for name in ("head", "head_words", "projected", "head_bytes", "pack_bytes", "cache_bytes"):
-            del exit[name]
-    (folder / manifest.MANIFEST).write_bytes(manifest.encode_manifest(fields))
-    assert [row["head_words"] for row in pc.show(folder)["exits"]] == ["multiscale 4x4", "multiscale 2x2", "own"]
-
-
 # --- the command, and the search over places --------------------------------------------------------------
 
 
@@ -388,3 +379,5 @@ def test_places_with_linear_heads_only(network: Program) -> None:
         search(HeadWish("bottleneck"))
     with pytest.raises(PassError, match="no linear head of 300 bytes fits at any of"):
         search(HeadWish("auto", 300))
+    with pytest.raises(PassError, match="--head multiscale: all 1 candidates are too small for it; use --head auto"):
+        with_linear_heads([CutPoint("deep", 100, (8, 1, 1))], 5, HeadWish("multiscale"))

@@ -46,6 +46,8 @@ def with_linear_heads(cuts: list[CutPoint], classes: int, head: HeadWish) -> lis
         )
     made = [make_exit(cut.node, cut, classes, head) for cut in cuts]
     found = [cut for cut, exit in zip(cuts, made, strict=True) if exit is not None and not exit.projected]
+    if not found and head.budget is None:
+        raise PassError(f"--head {head.kind}: all {len(cuts)} candidates are too small for it; use --head auto")
     if not found:
         raise PassError(f"--head-budget: no linear head of {head.budget} bytes fits at any of {len(cuts)} candidates")
     return found

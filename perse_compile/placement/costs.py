@@ -42,17 +42,15 @@ def by_macs(cuts: Sequence[CutPoint], exits: Sequence[Exit], classes: int) -> Co
 def by_time(cuts: Sequence[CutPoint], exits: Sequence[Exit], classes: int, seen: Measured) -> Costs:
     """Milliseconds between the taps of an artifact, in proportion to multiply-accumulates within a stage.
 
-    A head that the artifact has takes what it took there; others by a line through those that it has (milliseconds by
+    A head that the artifact has, at that tap and of that size, takes what it took there; others by a line through those that it has (milliseconds by
     multiply-accumulates, neither part negative).
     """
     ends = seen.input_ms + np.concatenate([[0.0], np.cumsum([exit.stage_ms for exit in seen.exits])])
     backbone = np.interp([cut.macs for cut in cuts], [0, *(exit.macs for exit in seen.exits)], ends)
-    timed = {exit.tap: exit.head_ms for exit in seen.exits[:-1]}
+    timed = {(exit.tap, exit.head_macs): exit.head_ms for exit in seen.exits[:-1]}
     fixed, each = line([(exit.head_macs, exit.head_ms) for exit in seen.exits])
-    heads = [
-        timed.get(cut.node, fixed + each * head_macs(cut, exit, classes))
-        for cut, exit in zip(cuts, exits[:-1], strict=True)
-    ]
+    work = [head_macs(cut, exit, classes) for cut, exit in zip(cuts, exits[:-1], strict=True)]
+    heads = [timed.get((cut.node, macs), fixed + each * macs) for cut, macs in zip(cuts, work, strict=True)]
     full = float(ends[-1] + seen.exits[-1].head_ms)
     return Costs(backbone / full, np.array(heads) / full, seen.source, full)
 

@@ -66,7 +66,6 @@ def artifact_figures(artifact: Artifact) -> Figures:
         row = {**known, "share": _share(known["macs"], full)}
         outputs = len(fields["classes"]) + fields["spare_classes"]
         row["head_parameters"] = (known["features"] + 1) * outputs
-        known = {"projected": 0, **known}  # manifests of before there were bottlenecks
         exit = Exit(**{name: known[name] for name in ("name", "tap", "grid", "features", "macs", "projected")})
         row |= head_facts(exit, outputs)
         live = pack.exits[number] if pack else None

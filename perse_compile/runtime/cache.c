@@ -163,8 +163,10 @@ static bool known(perse_cache *c) {
         uint8_t *sample = at(c, i);
         if (memcmp(sample + sizeof mine, c->incoming + sizeof mine, c->stride - sizeof mine) != 0) continue;
         if (mine.label < 0) return true;
-        c->stored[class_of(sample)]--;
-        c->stored[mine.label]++;
+        uint32_t before = class_of(sample), now = (uint32_t)mine.label;
+        c->stored[before]--;
+        c->stored[now]++;
+        if (now != before && c->seen[now] < UINT32_MAX) c->seen[now]++;
         memcpy(sample, &mine, sizeof mine);
         return true;
     }

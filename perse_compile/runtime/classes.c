@@ -41,14 +41,19 @@ static bool is_text(const char *text) {
     for (const uint8_t *c = (const uint8_t *)text; *c != 0; c++) {
         bool goes_on = (*c & 0xC0) == 0x80;
         if (goes_on != (more > 0) || *c < ' ' || *c == 0x7F || *c > 0xF4 || (*c == 0xC2 && c[1] < 0xA0)) return false;
+        bool longer = *c == 0xC0 || *c == 0xC1 || (*c == 0xE0 && c[1] < 0xA0) || (*c == 0xF0 && c[1] < 0x90); /* than it need be */
+        if (longer || (*c == 0xED && c[1] > 0x9F) || (*c == 0xF4 && c[1] > 0x8F)) return false; /* half a character, none */
         more = goes_on ? more - 1 : *c < 0xC0 ? 0 : *c < 0xE0 ? 1 : *c < 0xF0 ? 2 : 3;
     }
     return more == 0;
 }
 
 bool perse_names_sound(const char *names, uint32_t spare) {
-    for (uint32_t n = 0; n < spare; n++, names += PERSE_CLASS_ROOM)
-        if (names[PERSE_CLASS_ROOM - 1] != 0 || !is_text(names)) return false;
+    for (uint32_t n = 0; n < spare; n++, names += PERSE_CLASS_ROOM) {
+        if (names[PERSE_CLASS_ROOM - 1] != 0 || !is_text(names) || (n > 0 && *names != 0 && names[-PERSE_CLASS_ROOM] == 0)) return false;
+        for (size_t i = strlen(names); i < PERSE_CLASS_ROOM; i++)
+            if (names[i] != 0) return false;
+    }
     return true;
 }
 

@@ -54,7 +54,8 @@ perse_verdict fit_judge_classes(const fit *f, perse_verdict verdict); /* also fi
 /* teacher.c */
 perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in candidate */
 perse_status fit_teach_without_labels(fit *f); /* p->spare is the factory's pack */
-/* Without labels: the teacher gives few of the answers in use, or those that it does not give tell more than its own. */
+/* Without labels: the teacher gives few of the answers in use, or, if it is the factory's final exit as it is, those that it does
+ * not give tell more than its own. */
 perse_status fit_is_contradicted(fit *f, bool *contradicted);
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);

@@ -60,7 +60,8 @@ static void fill_dot(perse_lab *lab, const float *logits, perse_slice slice) {
             lab->dot[i] = z[lab->truth[i]];
             continue;
         }
-        double top = t[perse_argmax(t, classes)], sum = 0, dot = 0;
+        double top = -INFINITY, sum = 0, dot = 0;
+        for (uint32_t k = 0; k < classes; k++) top = z[k] < PERSE_SPARE_LOGIT / 2 ? top : fmax(top, t[k]);
         for (uint32_t k = 0; k < classes; k++) {
             if (z[k] < PERSE_SPARE_LOGIT / 2) continue; /* a class that this head does not know */
             double e = exp(t[k] - top);

@@ -306,7 +306,8 @@ typedef struct {
 
 /* All figures are of the samples that judge (those with labels, or all where there are none), each by heads that did not
  * learn from it; they chose, exit by exit, between the old head and the new, and set temperatures and thresholds.
- * `after` is the new pack, also when the verdict was to keep the old one. */
+ * `after` is the new pack, also when the verdict was to keep the old one; it and `share_after` are with thresholds fitted on
+ * other samples than those they judge, `threshold` and `enabled` are the new pack's own. */
 typedef struct {
     perse_verdict verdict;
     perse_teacher teacher;
@@ -396,7 +397,8 @@ void perse_cache_close(perse_cache *c); /* without saving; NULL is fine */
 perse_status perse_cache_add(perse_cache *c, const float *features, int32_t label);
 perse_status perse_cache_get(const perse_cache *c, uint32_t sample, float *features, int32_t *label);
 perse_cache_info perse_get_cache_info(const perse_cache *c);
-perse_status perse_cache_save(perse_cache *c); /* in one step: whatever happens, the old file or the new one is there */
+/* In one step: whatever happens, the old file or the new one is there. Before the names of classes, or the heads in use, change. */
+perse_status perse_cache_save(perse_cache *c);
 
 /* ---- the pack on disk ---- */
 

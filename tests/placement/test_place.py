@@ -15,6 +15,7 @@ import torch
 from perse_compile import driver
 from perse_compile.errors import DataError, DeviceError
 from perse_compile.passes import analysis_pipeline
+from perse_compile.passes.head_types import AUTO, make_exits
 from perse_compile.personalise.calibrate import softmax
 from perse_compile.personalise.data import Images
 from perse_compile.personalise.features import normalise
@@ -22,6 +23,7 @@ from perse_compile.personalise.train_exits import train_exits
 from perse_compile.pipeline import run
 from perse_compile.placement import place as placing
 from perse_compile.placement.budget import Budget
+from perse_compile.placement.costs import head_macs
 from perse_compile.placement.measured import Measured, MeasuredExit
 from perse_compile.placement.page import check_can_draw, draw, placement_page
 from perse_compile.placement.place import KEPT, Placement, Wishes, place
@@ -121,7 +123,9 @@ def test_names_are_the_candidates(network: Program) -> None:
 
 def test_no_exit_pays_where_heads_are_dear(network: Program) -> None:
     program, macs = copy.deepcopy(network), {cut.node: cut.macs for cut in network.cuts}
-    exits = [MeasuredExit("relu", macs["relu"], 1, 1.0, 100.0), MeasuredExit("mean", max(macs.values()), 2, 1.0, 0.01)]
+    cut, classes = next(cut for cut in network.cuts if cut.node == "relu"), len(network.classes)
+    work = head_macs(cut, make_exits([cut], classes, AUTO)[0], classes)
+    exits = [MeasuredExit("relu", cut.macs, work, 1.0, 100.0), MeasuredExit("mean", max(macs.values()), 2, 1.0, 0.01)]
     easy = Images("easy", *pictures(200, 5), list(CLASSES), [])  # the full network knows them all
     found = place(program, easy, Wishes(names=("relu",)), Measured("invented times", 0.0, exits), tell=quiet)
     assert found.verdict == ["no exit pays: the front is the full network alone"]

@@ -54,9 +54,16 @@ static void test_names_of_classes(void) {
     char longest[PERSE_LONGEST_CLASS + 2];
     memset(longest, 'x', sizeof longest);
     longest[PERSE_LONGEST_CLASS + 1] = 0;
-    static const char *const bad[] = {"", "a\tb", "\x7F", "\x80", "\xC3", "\xC2\x85", "\xC3x", "\xC3\xA9\xA9", "\xF5\x80\x80\x80", "\xE2\x82", "m\xFFug"};
+    static const char *const bad[] = {"", "a\tb", "\x7F", "\x80", "\xC3", "\xC2\x85", "\xC3x", "\xC3\xA9\xA9", "\xF5\x80\x80\x80", "\xE2\x82", "m\xFFug",
+                                      "\xC0\xAF", "\xE0\x9F\xBF", "\xED\xA0\xBD\xED\xB8\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) EXPECT(PERSE_BAD_CLASS_NAME, perse_name_class(p, bad[i]));
     EXPECT(PERSE_BAD_CLASS_NAME, perse_name_class(p, longest));
+    char names[2][PERSE_CLASS_ROOM] = {"mug", "cup"};
+    CHECK(perse_names_sound(names[0], 2));
+    names[0][10] = 'x'; /* behind the end */
+    CHECK(!perse_names_sound(names[0], 2));
+    memset(names[0], 0, sizeof names[0]); /* one without a name before one with it */
+    CHECK(!perse_names_sound(names[0], 2) && perse_names_sound(names[0], 1));
     EXPECT(PERSE_BAD_ARGUMENT, perse_name_class(NULL, "mug"));
     EXPECT(PERSE_CLASS_KNOWN, perse_name_class(p, "bee"));
     longest[PERSE_LONGEST_CLASS] = 0;
@@ -229,8 +236,9 @@ static void test_names_in_the_cache(void) {
     int mugs = count_label(KNOWN);
     perse_cache *c = open_cache_with(p, USERS);
     EXPECT(PERSE_BAD_LABEL, perse_cache_add(c, features, KNOWN)); /* nobody has named it */
+    add(c, 0, USERS, false);
     EXPECT(PERSE_OK, perse_name_class(p, "mug"));
-    add(c, 0, USERS, true);
+    add(c, 0, USERS, true); /* what they show is known later than they are */
     EXPECT(PERSE_OK, perse_cache_save(c));
     perse_cache_close(c);
     c = open_cache_with(p, USERS);

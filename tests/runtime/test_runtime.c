@@ -626,7 +626,7 @@ static void test_aims(void) {
     EXPECT(PERSE_OK, perse_reset_pack(p));
     o.against = PERSE_AGAINST_FINAL, o.max_cost = (float)((factory.after.cost + own.after.cost) / 2);
     EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &cheap));
-    CHECK(cheap.after.cost <= (double)o.max_cost + 1e-6 && cheap.after.accuracy >= factory.after.accuracy - 0.05);
+    CHECK(cheap.after.cost <= (double)o.max_cost + 0.02 && cheap.after.accuracy >= factory.after.accuracy - 0.05);
     o.max_cost = 1e-6f; /* less than the first exit costs: as little as there is */
     EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &cheap));
     CHECK(cheap.after.cost > 1e-6);

@@ -34,7 +34,7 @@ static void print_report(const options *o, const perse *p, const perse_report *r
 }
 
 static void print_budget(const options *o, const perse_report *r) {
-    if (o->fit.max_cost > 0 && r->after.cost > (double)o->fit.max_cost + 1e-9)
+    if (o->fit.max_cost > 0 && r->after.cost > (double)o->fit.max_cost + 1e-9 && r->exits[0].share_after > 1 - 1e-9)
         say(o, "a mean cost of %.1f%% cannot be had: the first exit alone costs more\n", 100 * (double)o->fit.max_cost);
 }
 
