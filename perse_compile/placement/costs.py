@@ -42,8 +42,8 @@ def by_macs(cuts: Sequence[CutPoint], exits: Sequence[Exit], classes: int) -> Co
 def by_time(cuts: Sequence[CutPoint], exits: Sequence[Exit], classes: int, seen: Measured) -> Costs:
     """Milliseconds between the taps of an artifact, in proportion to multiply-accumulates within a stage.
 
-    A head that the artifact has, at that tap and of that size, takes what it took there; others by a line through those that it has (milliseconds by
-    multiply-accumulates, neither part negative).
+    A head that the artifact has, at that tap and of that size, takes what it took there; others by a line through
+    those that it has (milliseconds by multiply-accumulates, neither part negative).
     """
     ends = seen.input_ms + np.concatenate([[0.0], np.cumsum([exit.stage_ms for exit in seen.exits])])
     backbone = np.interp([cut.macs for cut in cuts], [0, *(exit.macs for exit in seen.exits)], ends)
