@@ -175,7 +175,7 @@ def show_personalised(heads: str, result: dict[str, Any], max_cost: float | None
     shown.add_row("together", f"{before['accuracy']:.1%}", f"{after['accuracy']:.1%}")
     shown.add_row("mean cost", f"{before['cost']:.1%}", f"{after['cost']:.1%}")
     console().print(shown)
-    if max_cost is not None and after["cost"] > max_cost + 1e-9 and result["exits"][0]["share_after"] > 1 - 1e-9:
+    if max_cost is not None and result["least_cost"] > max_cost + 1e-9:
         say(f"[yellow]a mean cost of {max_cost:.1%} cannot be had: the first exit alone costs more[/]")
     say(f"{samples['train']} images trained the heads; these figures are of {samples['judged']},")
     say(f"each judged by heads that did not learn from it; {result['seconds']:.1f} s")
