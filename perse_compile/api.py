@@ -62,8 +62,7 @@ def insert_exits(
     """A torchvision name or package.module:factory as a program; what the command warns of is a Python warning."""
     program = driver.insert_exits(
         model, exits=exits, head=head, head_budget=head_budget, weights=weights, num_classes=num_classes,
-        spare_classes=spare_classes,
-        input_size=input_size, output=_path(output),
+        spare_classes=spare_classes, input_size=input_size, output=_path(output),
     )  # fmt: skip
     for message in program.provenance["warnings"]:
         warnings.warn(message, stacklevel=2)
