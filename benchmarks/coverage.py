@@ -7,7 +7,7 @@ The smallest networks come first. Columns, each of which needs those before it:
   exits        exits are placed and inserted, the program computes what the traced network does, is saved and loaded
   host         compiled for x86_64-linux; every exit equals PyTorch's (difference, of the greatest logit: <= 1e-3)
   train        steps of every head's trainer on the host equal PyTorch's (losses and weights: <= 1e-4)
-  arm64        as host, for arm64-android, under the emulator (one image)
+  arm64        as host, for arm64-android, under the emulator (one image; of networks over 10 GMACs, smaller ones)
   train_arm64  as train, under the emulator
 Weights are torchvision's where they can be had; otherwise random ones in which every layer shows (coverage_network.py).
 

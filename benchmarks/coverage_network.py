@@ -39,6 +39,7 @@ from perse_compile.trace import trace_model
 HOST, ARM = "x86_64-linux", "arm64-android"
 EXITS = 3  # beside the final one
 STEPS = 3
+MOST_EMULATED = 10e9  # multiply-accumulates; the emulator does about 0.1e9 a second. Greater networks: smaller images
 TRAINING_TOLERANCE = 1e-4  # relative: of the loss, and of the largest weight
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm)
 LAYER_SCALES = (0.2, 0.6)  # of convnext, which begin at a millionth: its blocks would hardly count
@@ -48,17 +49,33 @@ def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)  # others work here too; threads that wait for each other then wait long
     kept: dict[str, Program] = {}
+    path = folder / f"{name}.perse"
     with column("trace") as note:
         kept[name] = traced(name, note)
     with column("exits") as note:
-        kept[name] = with_exits(kept.pop(name), folder / f"{name}.perse", note)
+        kept[name] = with_exits(kept.pop(name), path, note)
     for title, target in (("host", targets.load(HOST)), ("arm64", targets.load(ARM))):
         with column(title) as note:
+            if title == "arm64" and small_enough(kept[name]) != sides(kept[name]):
+                kept[name] = with_exits(traced(name, {}, small_enough(kept.pop(name))), path, {})
+            note["input"] = [kept[name].input.channels, *sides(kept[name])]
             built(kept[name], target, folder / target.name, note)
         with column("train" if title == "host" else "train_arm64") as note:
             trained(folder / target.name, target, note)
         shutil.rmtree(folder / target.name)
-    (folder / f"{name}.perse").unlink()
+    path.unlink()
+
+
+def sides(program: Program) -> tuple[int, int]:
+    return program.input.height, program.input.width
+
+
+def small_enough(program: Program) -> tuple[int, int]:
+    """Height and width at which the network is small enough for the emulator; work goes with their product."""
+    (height, width), macs = sides(program), float(program.exits[-1].macs)
+    while macs > MOST_EMULATED:
+        height, width, macs = height // 2, width // 2, macs / 4
+    return height, width
 
 
 def tell(**facts: Any) -> None:
@@ -95,8 +112,8 @@ class Mismatch(Exception):
 # --- trace and exits --------------------------------------------------------------------------------------
 
 
-def traced(name: str, note: dict[str, Any]) -> Program:
-    program = trace_model(name)
+def traced(name: str, note: dict[str, Any], size: tuple[int, int] | None = None) -> Program:
+    program = trace_model(name, input_size=size)
     note["weights"] = program.provenance["weights"]["source"]
     if note["weights"] == "random":
         enliven(program.module, program.input)

@@ -1,6 +1,6 @@
 """Searched places of exits against evenly spaced ones, on images that nothing saw.
 
-    python benchmarks/placement.py [--seeds N] [--exits N] [--json] [--plot FILE]
+    python benchmarks/placement.py [--seeds N] [--first N] [--exits N] [--json] [--plot FILE]
 
 The bundled network and its 3,000 images (examples/README.md). Both sides have the same heads, records, costs,
 thresholds to choose from, number of exits and exact search; one may put its exits at any candidate, the other only
@@ -155,7 +155,8 @@ def lines(told: dict[str, Any]) -> str:
         least, mean, most = told[where]
         rows.append(f"seed {told['seed']}, {where}: least {least:+.2f}, mean {mean:+.2f}, greatest {most:+.2f} points")
     error = f"standard error {told['error_of_least']:.2f}"
-    return "\n".join([*rows, f"  least on fresh images at a budget of {told['least_at']:.0%}, {error}"])
+    surely = [f"  evenly spaced surely better at {budget:.0%}" for budget in told["surely_worse_at"]]
+    return "\n".join([*rows, f"  least on fresh images at a budget of {told['least_at']:.0%}, {error}", *surely])
 
 
 HEADS = ("budget", "searched on", "evenly spaced", "fresh", "evenly spaced", "cost there", "evenly spaced")
@@ -179,6 +180,7 @@ def table(seeds: list[list[dict[str, float]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="of the split into folds and report, and of the heads")
+    parser.add_argument("--first", type=int, default=0, help="of the seeds")
     parser.add_argument("--exits", type=int, default=EXITS)
     parser.add_argument("--grid", type=int, default=None, help="thresholds of each exit; by default as --place")
     parser.add_argument("--json", action="store_true")
@@ -198,7 +200,7 @@ def main() -> None:
     features, final = extract(probe, images.pixels, lambda done, total: None)
     fresh_features, fresh_final = extract(probe, fresh_pixels, lambda done, total: None)
     results = []
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         divided = split(images.labels, seed)
         records = record(probe.exits, features, final, images.labels, divided, seed, lambda done, total: None)
         fresh = fresh_answers(records, fresh_features, fresh_final, truth)
@@ -216,7 +218,7 @@ def main() -> None:
         ]
         rows = compare(ours, even)
         results.append({"seed": seed, **summary(rows), "full": float(fresh.right[-1].mean()), "budgets": rows})
-        if options.plot and seed == 0:
+        if options.plot and seed == options.first:
             curves = [
                 Line(name, sorted((100 * c.fresh_cost, 100 * float(c.fresh_right.mean())) for c in front))
                 for name, front in (("searched", ours), ("evenly spaced", even))

@@ -113,6 +113,19 @@ def test_the_smallest_first_each_at_once_on_the_page(
     capsys.readouterr()
 
 
+def test_great_networks_are_emulated_with_smaller_images(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = importlib.import_module("coverage_network")
+    program = insert_exits("shufflenet_v2_x0_5", exits=1, weights="none", input_size=(96, 64))
+    monkeypatch.setattr(network, "MOST_EMULATED", program.exits[-1].macs)
+    assert network.small_enough(program) == (96, 64)
+    monkeypatch.setattr(network, "MOST_EMULATED", program.exits[-1].macs / 4 - 1)
+    assert network.small_enough(program) == (24, 16)
+    page = importlib.import_module("coverage_page")
+    trace, arm = {"ok": True, "input": [3, 96, 64]}, {"ok": True, "seconds": 7.0, "input": [3, 24, 16]}
+    assert page.row("it", {"trace": {**trace, "seconds": 1.0, "weight_bytes": 0}, "arm64": arm})[10] == "7 at 24x16"
+    assert page.reduced(trace, {**arm, "input": trace["input"]}) == page.reduced(trace, {"ok": True}) == ""
+
+
 def test_from_a_name_to_an_artifact(tmp_path: Path) -> None:
     """One network as coverage does it; the others are its business."""
     insert_exits("shufflenet_v2_x0_5", exits=3, weights="none", input_size=(64, 64), output=tmp_path / "it.perse")
