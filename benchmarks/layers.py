@@ -3,6 +3,9 @@
     python benchmarks/layers.py [MODEL ...] [--runs N] [--threads N] [--by-kind]
 
 Each line: share of the time, milliseconds (median of the runs), GFLOP/s where it multiplies, the kernel, what it is.
+The first line also tells how fast one thread multiplies and adds with all in registers, measured before and after the
+network, and how long it would take if every kernel that multiplies did so at that speed and the others took what they
+take: no choice of loops and tiles makes it quicker than that.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from perse_compile import driver
 HARNESS = r"""
 #define _GNU_SOURCE
 #include "inside.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +44,31 @@ static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
+#if defined(__x86_64__)
+enum { FLOATS = 8 };
+#define IN_REGISTER "+x"
+__attribute__((target("avx2,fma")))
+#else
+enum { FLOATS = 4 };
+#define IN_REGISTER "+w"
+#endif
+static double peak(void) { /* multiplications and additions per nanosecond; twelve sums do not wait for each other */
+    enum { SUMS = 12, TURNS = 20000000 };
+    typedef float vector __attribute__((vector_size(4 * FLOATS)));
+    vector sum[SUMS], all = {0}, x = all + 0.9999f, y = all + 0.5f;
+    for (int i = 0; i < SUMS; i++) sum[i] = all + (float)i;
+    double start = layers_now();
+    for (int turn = 0; turn < TURNS; turn++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < SUMS; i++) sum[i] = sum[i] * x + y;
+        __asm__ volatile("" : IN_REGISTER(x), IN_REGISTER(y));
+    }
+    double ms = layers_now() - start;
+    for (int i = 0; i < SUMS; i++) all += sum[i];
+    return isfinite((double)all[0]) ? 2.0 * SUMS * FLOATS * TURNS / ms * 1e-6 : 0;
+}
 int main(int argc, char **argv) {
+    double before = peak();
     const perse_plan *plan = &perse_the_plan;
     size_t size = perse_memory_size(@THREADS@);
     perse *p;
@@ -56,6 +84,8 @@ int main(int argc, char **argv) {
             qsort(times[i], RUNS, sizeof(double), ascending);
             printf("%.9g %s\n", times[i][RUNS / 2], names[i]);
         }
+    double after = peak();
+    printf("%.9g peak\n", before > after ? before : after);
     return 0;
 }
 """
@@ -71,27 +101,35 @@ void layers_note(int line, const char *name, double ms);
 """
 
 
-def measure(name: str, runs: int, threads: int, folder: Path) -> list[dict[str, Any]]:
+def measure(name: str, runs: int, threads: int, folder: Path) -> tuple[list[dict[str, Any]], float]:
+    """Kernels, and GFLOP/s of one thread that reads nothing."""
     network = write_artifact(driver.insert_exits(name, weights="none"), folder)
     (folder / "layers.h").write_text(MACRO)
     (folder / "layers.c").write_text(HARNESS.replace("@RUNS@", str(runs)).replace("@THREADS@", str(threads)))
     compile_c(folder, "layers", "-no-pie", "-include", "layers.h", "layers.c")
     output = subprocess.run(["./layers", "."], cwd=folder, check=True, capture_output=True, text=True).stdout
-    rows = []
+    rows, peak = [], 0.0
     for line in output.splitlines():
         ms, _, call = line.partition(" ")
         kernel = call.partition("(")[0]
+        if kernel == "peak":
+            peak = float(ms)
         if kernel not in network.kernels:
             continue
         attrs = network.kernels[kernel].attrs or {}
         macs, what = int(attrs["macs"]) if "macs" in attrs else 0, str(attrs["what"]) if "what" in attrs else ""
         rows.append({"ms": float(ms), "kernel": kernel.removeprefix("perse_k_"), "macs": macs, "what": what})
-    return rows
+    return rows, peak
 
 
-def show(name: str, rows: list[dict[str, Any]], by_kind: bool) -> None:
+def show(name: str, rows: list[dict[str, Any]], peak: float, by_kind: bool) -> None:
+    """`peak`: GFLOP/s of all threads."""
     total, macs = sum(r["ms"] for r in rows), sum(r["macs"] for r in rows)
-    print(f"{name}: {total:.2f} ms, {macs / 1e6:.0f} MMACs, {2e-6 * macs / total:.1f} GFLOP/s")
+    least = sum(min(r["ms"], 2e-6 * r["macs"] / peak) if r["macs"] else r["ms"] for r in rows)
+    print(
+        f"{name}: {total:.2f} ms, {macs / 1e6:.0f} MMACs, {2e-6 * macs / total:.1f} GFLOP/s; with all that multiplies"
+        f" at {peak:.1f} GFLOP/s {least:.2f} ms, {total / least:.2f} times as fast"
+    )
     if by_kind:
         kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
@@ -116,8 +154,12 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
-            rows = measure(name, options.runs, options.threads, Path(folder))
-        print(json.dumps({name: rows})) if options.json else show(name, rows, options.by_kind)
+            rows, peak = measure(name, options.runs, options.threads, Path(folder))
+        peak *= options.threads
+        if options.json:
+            print(json.dumps({name: rows, "peak": peak}))
+        else:
+            show(name, rows, peak, options.by_kind)
 
 
 if __name__ == "__main__":

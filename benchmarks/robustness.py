@@ -25,6 +25,7 @@ from perse_compile.personalise.users import POPULATIONS, Sizes, User, seen_by, s
 
 TRAIN = 300
 OTHER_CAMERA = Shift(contrast=1, rotation=0.7, noise=0.5)
+MOST_TESTS = 3000  # of people who are like the training images
 HARM = -0.005
 
 Trouble = Callable[[User, Images, np.random.Generator], tuple[Images, User]]  # what is learnt from, who is tested
@@ -91,16 +92,18 @@ def _of_one_class(user: User, images: Images, labelled: bool) -> tuple[Images, U
     assert images.labels is not None
     only = user.classes[0]
     splits = {name: places[images.labels[places] == only] for name, places in user.splits.items()}
+    splits["test"] = np.setdiff1d(
+        np.flatnonzero(images.labels == only), splits["train"]
+    )  # all there are: few are not enough
     alone = replace(user, splits=splits)
     return seen_by(alone, images, "train", labels=1.0 if labelled else 0.0), alone
 
 
 def _generic(user: User, images: Images, labels: float) -> tuple[Images, User]:
-    """Their own draws, but of all classes alike: images that no other user of the same number gets."""
+    """Their own draws, but of all classes alike."""
     assert images.labels is not None
     places = np.random.default_rng(user.seed).permutation(len(images.labels))
-    test = len(user.splits["test"])
-    same = replace(user, shift=Shift(), splits={"train": places[:TRAIN], "test": places[TRAIN : TRAIN + test]})
+    same = replace(user, shift=Shift(), splits={"train": places[:TRAIN], "test": places[TRAIN : TRAIN + MOST_TESTS]})
     return seen_by(same, images, "train", labels=labels), same
 
 
