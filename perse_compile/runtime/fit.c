@@ -10,6 +10,7 @@ static const double SURE = 1.645;         /* standard errors: one-sided, 95 % */
 static const double LEAST_LIKELY = 1e-3;  /* that a single answer can cost in the comparison of likelihoods */
 static const double WORTH_IT = 0.02;      /* nats of mean log-probability, where no more answers are right */
 static const double SAME_COST = 0.005;    /* of the full network's */
+static const double WORSE = 0.005;        /* of the answers, that a cascade which only gains time may surely not lose */
 
 perse_fit_options perse_fit_defaults(void) {
     return (perse_fit_options){.epochs = 40, .folds = 4, .learning_rate = 0.5f, .momentum = 0.9f, .decay = 1e-3f,
@@ -207,14 +208,14 @@ static paired compare(const fit *f, bool likelihood) {
     return (paired){sum / n, sqrt((squares - sum * sum / n) / n / (n > 1 ? n - 1 : 1))};
 }
 
-/* Better is what is surely more likely to be right and not less often right; or as often right, surely not much less,
- * and cheaper. Without labels, right is what the teacher says: going on to it more often is agreement too, so that
+/* Better is what is surely more likely to be right and not less often right; or as often right, surely not much less
+ * (nor than early answers may lose), and cheaper. Without labels, right is what the teacher says: going on to it more often is agreement too, so that
  * a costlier cascade must surely gain more than early answers may lose. */
 static perse_verdict decide(const fit *f, bool contradicted) {
     const perse_report *r = f->report;
     paired right = compare(f, false), likely = compare(f, true);
     bool surely_better = likely.mean - SURE * likely.error > 0 && right.mean > -1e-9 && (right.mean > 1e-9 || likely.mean > WORTH_IT);
-    bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -f->o.max_drop - 1e-9;
+    bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -fmin(f->o.max_drop, WORSE) - 1e-9;
     bool cheaper = r->after.cost < r->before.cost - SAME_COST, costlier = r->after.cost > r->before.cost + SAME_COST;
     if (contradicted) return PERSE_CONTRADICTED;
     if (!f->lab.labelled && costlier) surely_better = surely_better && right.mean - SURE * right.error > f->o.max_drop;

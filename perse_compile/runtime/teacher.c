@@ -9,7 +9,7 @@ static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: 
 static const double HALVES_APART = 0.2, EXITS_APART = 0.1, MOST_CHANGED = 0.1; /* total variation; share of answers */
 static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 static const double MOST = 0.5;               /* of the answers in use, that a teacher who has no labels must give too */
-static const double OVERRULED = 0.03;         /* nats that answers in use tell more, by the share of them that it does not give */
+static const double OVERRULED = 0.005;        /* nats that answers in use tell more, by the share of them that it does not give */
 
 static void scale_rows(float *logits, size_t count, double temperature) {
     for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);

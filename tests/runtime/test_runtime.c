@@ -538,6 +538,26 @@ static void test_agreement_has_a_price(void) {
     perse_close(p);
 }
 
+/* Who gains only time must surely lose next to nothing, whatever early answers may lose: a third of the labels do not tell. */
+static void test_time_is_not_bought_blindly(void) {
+    perse *p = open_with(1);
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    load_user(p, "generic.raw");
+    EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));
+    perse_pack_entry *first = &p->live.exit[0];
+    o.max_drop = 0.09f;
+    for (int part = 3; part > 0; part -= 2) {
+        load_user(p, "generic.raw");
+        for (int i = 0; i < USERS; i++) labels[i] = i % part == 0 ? labels[i] : -1;
+        EXPECT(PERSE_OK, perse_set_exit(p, 0, true, first->temperature, 0.6f));
+        EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r));
+        CHECK(r.verdict == (part == 1 ? PERSE_BETTER : PERSE_NOT_BETTER) && r.judged == (uint32_t)(USERS / part));
+        CHECK(r.after.accuracy > r.before.accuracy && r.after.cost < r.before.cost - 0.02);
+    }
+    perse_close(p);
+}
+
 /* Without labels, where the exits do not know the same. */
 static void test_a_final_exit_that_knows_less(void) {
     enum { FINAL = FEATURES - 32, OTHER = 37 };
@@ -1113,7 +1133,7 @@ int main(int argc, char **argv) {
 #define TEST(name) {#name, test_##name}
     static const struct { const char *name; void (*run)(void); } tests[] = {
         TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
-        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(a_final_exit_that_knows_less), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
+        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
         TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
