@@ -25,7 +25,7 @@ from perse_compile.personalise.users import POPULATIONS, Sizes, User, seen_by, s
 
 TRAIN = 300
 OTHER_CAMERA = Shift(contrast=1, rotation=0.7, noise=0.5)
-MOST_TESTS = 3000  # of people who are like the training images
+MOST_TESTS = 1500  # of people who are like the training images
 HARM = -0.005
 
 Trouble = Callable[[User, Images, np.random.Generator], tuple[Images, User]]  # what is learnt from, who is tested
