@@ -54,7 +54,7 @@ def tune(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=64, help="Threads that a kernel is measured with.")] = 1,
     export: Annotated[
-        Path | None, typer.Option("--export", metavar="FILE", help="Write what `build` uses to a file, nothing else.")
+        Path | None, typer.Option("--export", metavar="FILE", help="Write the winners to a file, nothing else.")
     ] = None,
     import_: Annotated[
         Path | None, typer.Option("--import", metavar="FILE", help="Read what another exported, nothing else.")

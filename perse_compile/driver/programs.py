@@ -259,10 +259,10 @@ def tune(
 
 
 def export_tuning(file: Path, database: Path | None = None) -> int:
-    """What `build` would use, in a file for others."""
+    """What was found here, in a file for others; what comes with the package is not in it."""
     from perse_compile.tuning.database import export_to, open_database
 
-    return export_to(open_database(database), file)
+    return export_to(open_database(database, shipped=None), file)
 
 
 def import_tuning(file: Path, database: Path | None = None) -> tuple[int, int]:

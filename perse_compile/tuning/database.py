@@ -148,7 +148,7 @@ def _cut_torn_line(file: BinaryIO) -> None:
 
 
 def export_to(database: Database, path: Path) -> int:
-    """What `build` would use, in a file of its own; gives the number of records."""
+    """The newest winners, in a file of their own; gives the number of records."""
     newest = {(r.workload, r.target, r.how, r.threads): r for r in database.records if r.best}
     if path.exists():
         raise TuningError(f"{path} is there already; choose another name, or delete it")
