@@ -14,6 +14,7 @@ typedef struct {
     perse *p;
     uint8_t *image;  /* [pixels] */
     float *features; /* [features] of an image */
+    uint16_t *halves; /* the same, as a fit reads them */
     float *row, *logits; /* [classes] */
     void *training;
     size_t training_size;
@@ -25,6 +26,7 @@ static void carve_probe(perse_carver *c, const perse *p, probe *q) {
         if (perse_training_size(p, (int)e) > q->training_size) q->training_size = perse_training_size(p, (int)e);
     q->image = perse_carve(c, (uint64_t)plan->height * plan->width, plan->channels);
     q->features = perse_carve(c, p->features, sizeof(float));
+    q->halves = perse_carve(c, p->features, sizeof *q->halves);
     q->row = perse_carve(c, plan->classes, sizeof(float));
     q->logits = perse_carve(c, plan->classes, sizeof(float));
     q->training = perse_carve(c, q->training_size, 1);
@@ -63,6 +65,7 @@ static perse_status time_image(probe *q, double *seconds) {
         if (n >= 0) times[n] = now() - start;
     }
     *seconds = median(times, IMAGES);
+    perse_to_halves(q->features, q->halves, q->p->features);
     return PERSE_OK;
 }
 
@@ -77,7 +80,7 @@ static perse_status time_batch(probe *q, uint32_t e, double *seconds) {
     for (int n = -1; n < BATCHES; n++) {
         double start = now();
         for (uint32_t j = 0; j < rows; j++) {
-            memcpy(t->features + (size_t)j * width, q->features + perse_feature_offset(plan, e), width * sizeof(float));
+            perse_from_halves(q->halves + perse_feature_offset(plan, e), t->features + (size_t)j * width, width);
             perse_probabilities(q->logits, plan->classes, 2, q->row);
             for (uint32_t k = 0; k < plan->classes; k++) {
                 t->hard[(size_t)j * plan->classes + k] = k == 0 ? 1.0f / (float)rows : 0;
@@ -92,11 +95,12 @@ static perse_status time_batch(probe *q, uint32_t e, double *seconds) {
 }
 
 static perse_status time_head(probe *q, uint32_t e, double *seconds) {
-    const float *features = q->features + perse_feature_offset(q->p->plan, e);
+    const uint16_t *halves = q->halves + perse_feature_offset(q->p->plan, e);
     double times[BATCHES];
     for (int n = -1; n < BATCHES; n++) {
         double start = now();
-        PERSE_TRY(perse_apply_head(q->p, e, &q->p->spare.exit[e].head, features, q->logits));
+        perse_from_halves(halves, q->p->feature, q->p->plan->exit[e].features);
+        PERSE_TRY(perse_apply_head(q->p, e, &q->p->spare.exit[e].head, q->p->feature, q->logits));
         if (n >= 0) times[n] = now() - start;
     }
     *seconds = median(times, BATCHES);

@@ -54,14 +54,16 @@ bool perse_all_zero(const uint8_t *bytes, size_t size);
 
 uint64_t perse_random(uint64_t *state);
 
-/* ---- cache.c: half precision, to nearest, ties to even; beyond 65504 the greatest half ---- */
+/* ---- half.c: half precision, to nearest, ties to even; beyond 65504 the greatest half ---- */
 
 uint16_t perse_to_half(float value);
 static inline float perse_from_half(uint16_t half) {
-    uint32_t rest = half & 0x7FFFu, bits = (rest << 13) + 0x38000000u;
-    float value = (float)rest * 0x1p-24f; /* exact: below the smallest normal half */
-    if (rest >= 0x400u) memcpy(&value, &bits, sizeof value);
-    return half & 0x8000u ? -value : value;
+    uint32_t rest = half & 0x7FFFu, normal = 0u - (rest >= 0x400u), bits; /* all ones or none: compilers vectorise that */
+    float value = (float)(int32_t)rest * 0x1p-24f;                       /* exact: below the smallest normal half */
+    memcpy(&bits, &value, sizeof bits);
+    bits = (((rest << 13) + 0x38000000u) & normal) | (bits & ~normal) | (half & 0x8000u) << 16;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
 /* Features from `at` on of all that samples have. */
