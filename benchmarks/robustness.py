@@ -92,9 +92,7 @@ def _of_one_class(user: User, images: Images, labelled: bool) -> tuple[Images, U
     assert images.labels is not None
     only = user.classes[0]
     splits = {name: places[images.labels[places] == only] for name, places in user.splits.items()}
-    splits["test"] = np.setdiff1d(
-        np.flatnonzero(images.labels == only), splits["train"]
-    )  # all there are: few are not enough
+    splits["test"] = np.setdiff1d(np.flatnonzero(images.labels == only), splits["train"])  # as many as there are
     alone = replace(user, splits=splits)
     return seen_by(alone, images, "train", labels=1.0 if labelled else 0.0), alone
 

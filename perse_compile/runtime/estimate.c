@@ -13,7 +13,7 @@ enum { IMAGES = 5, BATCHES = 9, SEARCH = 27 }; /* timed; losses of one search fo
 typedef struct {
     perse *p;
     uint8_t *image;  /* [pixels] */
-    float *features; /* [features] of an image */
+    float *features;  /* [features] of an image */
     uint16_t *halves; /* the same, as a fit reads them */
     float *row, *logits; /* [classes] */
     void *training;

@@ -208,9 +208,9 @@ static paired compare(const fit *f, bool likelihood) {
     return (paired){sum / n, sqrt((squares - sum * sum / n) / n / (n > 1 ? n - 1 : 1))};
 }
 
-/* Better is what is surely more likely to be right and not less often right; or as often right, surely not much less
- * (nor than early answers may lose), and cheaper. Without labels, right is what the teacher says: going on to it more often is agreement too, so that
- * a costlier cascade must surely gain more than early answers may lose. */
+/* Better is what is surely more likely to be right and not less often right; or as often right, surely not much less (nor
+ * than early answers may lose), and cheaper. Without labels, right is what the teacher says: going on to it more often is
+ * agreement too, so that a costlier cascade must surely gain more than early answers may lose. */
 static perse_verdict decide(const fit *f, bool contradicted) {
     const perse_report *r = f->report;
     paired right = compare(f, false), likely = compare(f, true);
