@@ -16,6 +16,8 @@ typedef struct {
     float *features;  /* [features] of an image */
     uint16_t *halves; /* the same, as a fit reads them */
     float *row, *logits; /* [classes] */
+    double *mean, *scale; /* [features of the compared exit] */
+    float *block;         /* [the same][PERSE_BLOCK] */
     void *training;
     size_t training_size;
 } probe;
@@ -29,6 +31,10 @@ static void carve_probe(perse_carver *c, const perse *p, probe *q) {
     q->halves = perse_carve(c, p->features, sizeof *q->halves);
     q->row = perse_carve(c, plan->classes, sizeof(float));
     q->logits = perse_carve(c, plan->classes, sizeof(float));
+    uint32_t width = plan->exit[perse_compared_exit(plan)].features;
+    q->mean = perse_carve(c, width, sizeof *q->mean);
+    q->scale = perse_carve(c, width, sizeof *q->scale);
+    q->block = perse_carve(c, (uint64_t)width * PERSE_BLOCK, sizeof *q->block);
     q->training = perse_carve(c, q->training_size, 1);
 }
 
@@ -117,13 +123,30 @@ static double time_row(const probe *q) {
     return median(times, BATCHES);
 }
 
+/* One sample beside PERSE_BLOCK others. */
+static double time_comparison(probe *q) {
+    uint32_t e = perse_compared_exit(q->p->plan), width = q->p->plan->exit[e].features;
+    perse_samples one = {.count = 1, .halves = q->halves};
+    float likeness[PERSE_BLOCK];
+    double times[BATCHES];
+    for (uint32_t i = 0; i < width; i++) q->mean[i] = 0, q->scale[i] = 1;
+    for (size_t i = 0; i < (size_t)width * PERSE_BLOCK; i++) q->block[i] = 1;
+    for (int n = -1; n < BATCHES; n++) {
+        double start = now();
+        perse_unit_features(q->p, &one, e, 0, q->mean, q->scale, q->p->feature);
+        perse_compare(q->p->feature, q->block, width, likeness);
+        if (n >= 0) times[n] = now() - start;
+    }
+    return median(times, BATCHES);
+}
+
 /* Steps of one epoch, over all turns: one without each fold, one with everything (learn.c). */
 static double steps_of(const perse_plan *plan, const perse_fit_options *o, double n) {
     double without = ceil(n * (o->folds - 1) / o->folds / plan->train_batch), all = ceil(n / plan->train_batch);
     return o->folds * fmax(without, PERSE_FEWEST_STEPS) + fmax(all, PERSE_FEWEST_STEPS);
 }
 
-/* Whether the camera is corrected takes some images twice more. */
+/* Whether the camera is corrected takes some images twice more, and without labels all may be compared with each other. */
 static perse_status count_up(probe *q, const perse_fit_options *o, perse_estimate *out) {
     const perse_plan *plan = q->p->plan;
     double n = out->samples, image, training = 0;
@@ -137,7 +160,8 @@ static perse_status count_up(probe *q, const perse_fit_options *o, perse_estimat
     }
     out->epochs_at_most = o->epochs;
     out->seconds = out->images * image + training;
-    out->seconds_at_most = out->seconds + 2 * image * (out->images < PERSE_ENOUGH_FOR_LEVELS ? out->images : PERSE_ENOUGH_FOR_LEVELS);
+    out->seconds_at_most = out->seconds + 2 * image * (out->images < PERSE_ENOUGH_FOR_LEVELS ? out->images : PERSE_ENOUGH_FOR_LEVELS) +
+                           n * ceil(n / PERSE_BLOCK) * time_comparison(q);
     out->core_seconds = out->seconds * q->p->threads;
     out->core_seconds_at_most = out->seconds_at_most * q->p->threads;
     return PERSE_OK;

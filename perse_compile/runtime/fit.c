@@ -42,6 +42,8 @@ static void carve_fit(perse_carver *c, const perse_plan *plan, uint32_t count, f
     f->likely_before = perse_carve(c, answers, sizeof *f->likely_before);
     f->likely_after = perse_carve(c, answers, sizeof *f->likely_after);
     f->tickets = perse_carve(c, count, sizeof *f->tickets);
+    f->near = perse_carve(c, count, sizeof *f->near);
+    f->block = perse_carve(c, (uint64_t)widest * PERSE_BLOCK, sizeof *f->block);
     f->change = perse_carve(c, plan->classes, sizeof *f->change);
     f->fold = perse_carve(c, count, sizeof *f->fold);
     f->index = perse_carve(c, count, sizeof *f->index);
@@ -218,7 +220,7 @@ static perse_verdict decide(const fit *f, bool contradicted) {
     bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -fmin(f->o.max_drop, WORSE) - 1e-9;
     bool cheaper = r->after.cost < r->before.cost - SAME_COST, costlier = r->after.cost > r->before.cost + SAME_COST;
     if (contradicted) return PERSE_CONTRADICTED;
-    if (!f->lab.labelled && costlier) surely_better = surely_better && right.mean - SURE * right.error > f->o.max_drop;
+    if (!f->lab.labelled && costlier && r->teacher != PERSE_TEACHER_NEAR) surely_better = surely_better && right.mean - SURE * right.error > f->o.max_drop;
     if (!surely_better && !(as_good && cheaper)) return right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
     return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
 }
@@ -288,6 +290,9 @@ static perse_status prepare(fit *f) {
     return answers_before(f);
 }
 
+/* From a teacher that knows more. */
+static bool final_learns_too(const fit *f) { return f->report->teacher == PERSE_TEACHER_EARLY || f->report->teacher == PERSE_TEACHER_NEAR; }
+
 /* The final exit first: with labels it learns from them alone, and may then teach the others. */
 static perse_status learn_final(fit *f) {
     uint32_t final = f->p->plan->exits - 1, classes = f->p->plan->classes;
@@ -298,7 +303,7 @@ static perse_status learn_final(fit *f) {
         fit_count_prior(f);
         return fit_teach_with_labels(f);
     }
-    if (f->report->teacher == PERSE_TEACHER_EARLY) return PERSE_OK; /* it learns with the others */
+    if (final_learns_too(f)) return PERSE_OK;
     perse_exit_report *r = &f->report->exits[final];
     memcpy(f->lab.logits, f->lab.teacher, (size_t)f->samples->count * classes * sizeof(float));
     r->accuracy_before = perse_lab_accuracy(&f->lab, f->judges, f->before + (size_t)final * f->samples->count);
@@ -313,7 +318,7 @@ static perse_status personalise(fit *f) {
     PERSE_TRY(learn_final(f));
     fit_weigh(f);
     PERSE_TRY(fit_tell(f, "teacher", 1, 1));
-    uint32_t learn = f->report->teacher == PERSE_TEACHER_EARLY ? p->plan->exits : p->plan->exits - 1;
+    uint32_t learn = final_learns_too(f) ? p->plan->exits : p->plan->exits - 1;
     for (uint32_t e = 0; e < learn; e++) {
         PERSE_TRY(fit_learn(f, e, false));
         PERSE_TRY(choose_head(f, e));

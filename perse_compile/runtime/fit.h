@@ -1,4 +1,5 @@
-/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, learn.c, fit_classes.c. */
+/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, neighbours.c, learn.c,
+ * fit_classes.c. */
 #ifndef PERSE_FIT_H
 #define PERSE_FIT_H
 #include "inside.h"
@@ -7,6 +8,14 @@ typedef struct {
     uint32_t stratum, sample;
     uint64_t random;
 } fit_ticket;
+
+enum { FIT_NEAR = 10 }; /* neighbours of a sample */
+
+/* The nearest samples, and the one behind them; how alike they are, then what they count. */
+typedef struct {
+    uint32_t sample[FIT_NEAR + 1];
+    float likeness[FIT_NEAR + 1];
+} fit_near;
 
 enum { FIT_KNOWN, FIT_FREE, FIT_HELD }; /* a class that changes; is new; that no label shows and that stays */
 
@@ -27,6 +36,8 @@ typedef struct {
     perse_answer *before, *after;         /* [exits][count] */
     float *likely_before, *likely_after;  /* [exits][count] probability of what is right */
     fit_ticket *tickets; /* [count] */
+    fit_near *near;      /* [count] */
+    float *block;        /* [features of the widest exit][PERSE_BLOCK]: samples that are compared */
     uint8_t *change;     /* [classes] of FIT_...: see fit_classes.c */
     bool own_classes;    /* there are some that the network never had */
     uint32_t *fold;      /* [count] of each sample */
@@ -59,6 +70,10 @@ perse_status fit_teach_without_labels(fit *f); /* p->spare is the factory's pack
 perse_status fit_is_contradicted(fit *f, bool *contradicted);
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);
+
+/* neighbours.c: lab.teacher, logits at temperature 1, drawn towards what it says of each sample's neighbours. candidate and
+ * lab.logits are overwritten. */
+void fit_even_out(fit *f);
 
 /* learn.c: trains the head on everything but a fold, fold by fold: lab.logits[i] is what a head says that did not
  * learn from sample i. Then trains fresh.exit[e] on everything. */

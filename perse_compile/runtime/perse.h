@@ -282,7 +282,8 @@ perse_fit_options perse_fit_defaults(void);
     X(PERSE_TEACHER_PERSONAL, "personalised final exit") \
     X(PERSE_TEACHER_MEAN, "mean of exits") \
     X(PERSE_TEACHER_PRIOR, "final exit, corrected for how often the person meets each class") \
-    X(PERSE_TEACHER_EARLY, "early exit, whose answers tell more")
+    X(PERSE_TEACHER_EARLY, "early exit, whose answers tell more") \
+    X(PERSE_TEACHER_NEAR, "final exit, evened out among images that look alike")
 #define PERSE_NAME(code, text) code,
 typedef enum { PERSE_VERDICT(PERSE_NAME) PERSE_VERDICT_COUNT } perse_verdict;
 typedef enum { PERSE_TEACHER(PERSE_NAME) PERSE_TEACHER_COUNT } perse_teacher;

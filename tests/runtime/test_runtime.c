@@ -3,7 +3,7 @@
  *
  * Every status must come up at least once; see `met`. */
 #define _DEFAULT_SOURCE
-#include "inside.h"
+#include "fit.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -499,7 +499,7 @@ static void test_personalise(void) {
     CHECK(perse_get_info(p).generation == 1);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* without labels, images too strange to estimate frequencies from */
-    CHECK(!r.labelled && r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / KNOWN) < 1e-6f);
+    CHECK(!r.labelled && r.teacher == PERSE_TEACHER_NEAR && fabsf(prior[0] - 1.0f / KNOWN) < 1e-6f);
     CHECK(r.verdict != PERSE_BETTER || r.after.cost < r.before.cost + 0.005);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw"); /* lacks class 4 */
@@ -574,13 +574,13 @@ static void test_a_final_exit_that_knows_less(void) {
     load_user(p, "generic.raw");
     for (int i = 1; i < USERS; i++) memcpy(features + i * FEATURES, features, 16 * sizeof *features);
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* the first exit says the same of all: not how often the classes are met */
-    CHECK(r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[0] - 1.0f / KNOWN) < 1e-6f);
+    CHECK(r.teacher == PERSE_TEACHER_NEAR && fabsf(prior[0] - 1.0f / KNOWN) < 1e-6f);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw");
-    for (int i = 2; i < USERS; i += 2) memcpy(features + i * FEATURES + FINAL, features + FINAL, 32 * sizeof *features);
-    EXPECT(PERSE_OK, perse_set_exit(p, 1, true, 1, 0.6f)); /* it says the same of half of them, and the second exit answers */
+    for (int i = 2; i < USERS; i += 3) memcpy(features + i * FEATURES + FINAL, features + FINAL, 32 * sizeof *features);
+    EXPECT(PERSE_OK, perse_set_exit(p, 1, true, 1, 0.6f)); /* it says the same of a third of them, and the second exit answers */
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r));
-    CHECK(r.teacher == PERSE_TEACHER_FINAL && r.verdict == PERSE_CONTRADICTED && r.before.accuracy > 0.5 && r.before.accuracy < 0.9);
+    CHECK(r.teacher == PERSE_TEACHER_NEAR && r.verdict == PERSE_CONTRADICTED && r.before.accuracy > 0.5 && r.before.accuracy < 0.9);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw");
     float kept[OTHER * 32];
@@ -594,6 +594,41 @@ static void test_a_final_exit_that_knows_less(void) {
     CHECK(r.teacher != PERSE_TEACHER_EARLY && r.verdict == PERSE_CONTRADICTED && perse_get_info(p).generation == generation);
     EXPECT(PERSE_OK, fit_with(p, USERS, labels, &o, &r)); /* labels tell */
     CHECK(r.verdict != PERSE_CONTRADICTED);
+    perse_close(p);
+}
+
+/* What a teacher says of an image is drawn towards what it says of those that look alike. */
+static void test_even_out(void) {
+    enum { WRONG = 8 }; /* one in so many */
+    perse *p = open_with(1);
+    load_user(p, "generic.raw");
+    for (int i = 0; i < USERS; i++) /* the second exit sees the classes clearly */
+        for (int k = 0; k < KNOWN; k++) features[i * FEATURES + 16 + k] += k == labels[i] ? 10 : 0;
+    perse_samples samples = {.count = USERS, .features = features};
+    size_t table = (size_t)USERS * K, widest = FEATURES;
+    fit f = {.p = p, .samples = &samples};
+    f.lab.teacher = calloc(table, sizeof(float)), f.lab.logits = calloc(table, sizeof(float)), f.candidate = calloc(table, sizeof(float));
+    f.mean = calloc(widest, sizeof *f.mean), f.deviation = calloc(widest, sizeof *f.deviation);
+    f.near = calloc(USERS, sizeof *f.near), f.block = calloc(widest * PERSE_BLOCK, sizeof *f.block);
+    for (int i = 0; i < USERS; i++)
+        for (int k = 0; k < K; k++)
+            f.lab.teacher[i * K + k] = k >= KNOWN ? PERSE_SPARE_LOGIT : k == (i % WRONG != 0 ? labels[i] : (labels[i] + 1) % KNOWN) ? 2 : 0;
+    fit_even_out(&f);
+    int mended = 0, broken = 0;
+    for (int i = 0; i < USERS; i++) {
+        bool right = (int)perse_argmax(f.lab.teacher + i * K, K) == labels[i];
+        float sum = 0;
+        for (int k = 0; k < KNOWN; k++) sum += expf(f.lab.teacher[i * K + k]);
+        CHECK(fabsf(sum - 1) < 1e-4f && f.lab.teacher[i * K + KNOWN] == PERSE_SPARE_LOGIT);
+        mended += i % WRONG == 0 && right;
+        broken += i % WRONG != 0 && !right;
+        for (int k = 0; k < FIT_NEAR; k++) CHECK(f.near[i].sample[k] != (uint32_t)i && f.near[i].sample[k] < USERS && f.near[i].likeness[k] >= 0);
+    }
+    CHECK(mended > USERS / WRONG - 2 && broken < 3);
+    memset(features, 0, (size_t)USERS * FEATURES * sizeof *features); /* nothing to tell them apart by */
+    fit_even_out(&f);
+    for (size_t i = 0; i < table; i++) CHECK(isfinite(f.lab.teacher[i]));
+    free(f.lab.teacher), free(f.lab.logits), free(f.candidate), free(f.mean), free(f.deviation), free(f.near), free(f.block);
     perse_close(p);
 }
 
@@ -1133,7 +1168,7 @@ int main(int argc, char **argv) {
 #define TEST(name) {#name, test_##name}
     static const struct { const char *name; void (*run)(void); } tests[] = {
         TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
-        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
+        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(even_out), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
         TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),

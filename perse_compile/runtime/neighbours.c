@@ -1,0 +1,114 @@
+/* neighbours.c - images that look alike to the backbone are mostly of one class: what a teacher says of an image is drawn towards
+ * what it says of its neighbours (label propagation: Zhou, Bousquet, Lal, Weston and Schoelkopf 2004). */
+#include <math.h>
+#include <string.h>
+
+#include "fit.h"
+
+enum { WALK_ROUNDS = 10 };
+static const float WALK = 0.8f;        /* share of an answer that is the neighbours' */
+static const double FLOOR = 0.1;       /* of the typical deviation, added to a feature's own */
+
+uint32_t perse_compared_exit(const perse_plan *plan) { return plan->exits > 1 ? plan->exits - 2 : 0; }
+
+/* mean, and in deviation what standardises. */
+static void measure(fit *f, uint32_t e) {
+    uint32_t width = f->p->plan->exit[e].features, offset = perse_feature_offset(f->p->plan, e), n = f->samples->count;
+    double typical = 0;
+    for (uint32_t i = 0; i < width; i++) f->mean[i] = f->deviation[i] = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        perse_sample_features(f->samples, (size_t)j * f->p->features + offset, width, f->p->feature);
+        for (uint32_t i = 0; i < width; i++) {
+            f->mean[i] += (double)f->p->feature[i] / n;
+            f->deviation[i] += (double)f->p->feature[i] * (double)f->p->feature[i] / n;
+        }
+    }
+    for (uint32_t i = 0; i < width; i++) {
+        f->deviation[i] = sqrt(fmax(f->deviation[i] - f->mean[i] * f->mean[i], 0));
+        typical += f->deviation[i] * f->deviation[i] / width;
+    }
+    for (uint32_t i = 0; i < width; i++) f->deviation[i] = 1 / (f->deviation[i] + FLOOR * sqrt(typical) + 1e-12);
+}
+
+void perse_unit_features(const perse *p, const perse_samples *samples, uint32_t e, uint32_t sample, const double *mean, const double *scale, float *x) {
+    uint32_t width = p->plan->exit[e].features;
+    double length = 1e-24;
+    perse_sample_features(samples, (size_t)sample * p->features + perse_feature_offset(p->plan, e), width, x);
+    for (uint32_t i = 0; i < width; i++) {
+        x[i] = (float)((x[i] - mean[i]) * scale[i]);
+        length += (double)x[i] * (double)x[i];
+    }
+    float unit = (float)(1 / sqrt(length));
+    for (uint32_t i = 0; i < width; i++) x[i] *= unit;
+}
+
+void perse_compare(const float *x, const float *block, uint32_t width, float *likeness) {
+    float sum[PERSE_BLOCK] = {0};
+    for (uint32_t i = 0; i < width; i++)
+        for (uint32_t b = 0; b < PERSE_BLOCK; b++) sum[b] += x[i] * block[(size_t)i * PERSE_BLOCK + b];
+    memcpy(likeness, sum, sizeof sum);
+}
+
+/* The nearest FIT_NEAR and the next one, nearest first. */
+static void remember(fit_near *near, uint32_t sample, float likeness) {
+    int at = FIT_NEAR;
+    if (!(likeness > near->likeness[at])) return;
+    for (; at > 0 && likeness > near->likeness[at - 1]; at--) {
+        near->likeness[at] = near->likeness[at - 1];
+        near->sample[at] = near->sample[at - 1];
+    }
+    near->likeness[at] = likeness;
+    near->sample[at] = sample;
+}
+
+static void find_neighbours(fit *f, uint32_t e) {
+    uint32_t width = f->p->plan->exit[e].features, n = f->samples->count;
+    float *x = f->p->feature, likeness[PERSE_BLOCK];
+    for (uint32_t start = 0; start < n; start += PERSE_BLOCK) {
+        uint32_t rows = n - start < PERSE_BLOCK ? n - start : PERSE_BLOCK;
+        memset(f->block, 0, (size_t)width * PERSE_BLOCK * sizeof(float));
+        for (uint32_t b = 0; b < rows; b++) {
+            perse_unit_features(f->p, f->samples, e, start + b, f->mean, f->deviation, x);
+            for (uint32_t i = 0; i < width; i++) f->block[(size_t)i * PERSE_BLOCK + b] = x[i];
+            for (uint32_t k = 0; k <= FIT_NEAR; k++) f->near[start + b].likeness[k] = -INFINITY;
+        }
+        for (uint32_t j = 0; j < n; j++) {
+            perse_unit_features(f->p, f->samples, e, j, f->mean, f->deviation, x);
+            perse_compare(x, f->block, width, likeness);
+            for (uint32_t b = 0; b < rows; b++)
+                if (start + b != j) remember(&f->near[start + b], j, likeness[b]);
+        }
+    }
+}
+
+/* What a neighbour counts: how much nearer it is than the first that counts nothing, so that nothing jumps where two change
+ * places. They add up to 1. */
+static void weigh_neighbours(fit_near *near) {
+    float last = near->likeness[FIT_NEAR], sum = 0;
+    for (uint32_t k = 0; k < FIT_NEAR; k++) sum += near->likeness[k] -= last - 1e-6f;
+    for (uint32_t k = 0; k < FIT_NEAR; k++) near->likeness[k] /= sum;
+}
+
+void fit_even_out(fit *f) {
+    uint32_t classes = f->p->plan->classes, n = f->samples->count, e = perse_compared_exit(f->p->plan);
+    size_t table = (size_t)n * classes;
+    float *own = f->candidate, *now = f->lab.teacher, *next = f->lab.logits;
+    measure(f, e);
+    find_neighbours(f, e);
+    for (uint32_t i = 0; i < n; i++) {
+        weigh_neighbours(&f->near[i]);
+        perse_probabilities(now + (size_t)i * classes, classes, 1, own + (size_t)i * classes);
+    }
+    memcpy(now, own, table * sizeof(float));
+    for (uint32_t round = 0; round < WALK_ROUNDS; round++) {
+        for (uint32_t i = 0; i < n; i++) {
+            const fit_near *near = &f->near[i];
+            float *row = next + (size_t)i * classes;
+            for (uint32_t k = 0; k < classes; k++) row[k] = (1 - WALK) * own[(size_t)i * classes + k];
+            for (uint32_t m = 0; m < FIT_NEAR; m++)
+                for (uint32_t k = 0; k < classes; k++) row[k] += WALK * near->likeness[m] * now[(size_t)near->sample[m] * classes + k];
+        }
+        memcpy(now, next, table * sizeof(float));
+    }
+    for (size_t i = 0; i < table; i++) now[i] = now[i] > 0 ? logf(now[i] + 1e-12f) : PERSE_SPARE_LOGIT;
+}
