@@ -26,6 +26,7 @@ SEVERE = 0.10
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as it is": (),
     "camera not corrected": ("--no-levels",),
+    "answers not evened out": ("--neighbours", "0"),
     "no teacher where there is a label": ("--label-weight", "1"),
     "label and teacher alike": ("--label-weight", "0.5"),
     "not drawn towards the old head": ("--decay", "0"),

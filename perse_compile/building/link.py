@@ -16,7 +16,8 @@ PROGRAM = RUNTIME / "program"  # what the executable has more than the library
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 FLAGS = ["-g0", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections", "-fPIC", "-pthread",
          "-fno-asynchronous-unwind-tables"]  # fmt: skip
-BUSY = {"answer", "base", "half", "levels", "neighbours", "perse", "threads"}  # sources with loops over pixels, features, or bytes
+# sources with loops over pixels, features, or bytes
+BUSY = {"answer", "base", "half", "levels", "likeness", "perse", "threads"}
 
 
 def link(work: Path, target: Target) -> None:

@@ -14,7 +14,7 @@ static const double WORSE = 0.005;        /* of the answers, that a cascade whic
 
 perse_fit_options perse_fit_defaults(void) {
     return (perse_fit_options){.epochs = 40, .folds = 4, .learning_rate = 0.5f, .momentum = 0.9f, .decay = 1e-3f,
-                               .teacher_temperature = 2.0f, .label_weight = 0.9f, .max_drop = 0.01f, .seed = 1};
+                               .teacher_temperature = 2.0f, .label_weight = 0.9f, .neighbours = 0.8f, .max_drop = 0.01f, .seed = 1};
 }
 
 /* ---- memory ---- */
@@ -212,7 +212,8 @@ static paired compare(const fit *f, bool likelihood) {
 
 /* Better is what is surely more likely to be right and not less often right; or as often right, surely not much less (nor
  * than early answers may lose), and cheaper. Without labels, right is what the teacher says: going on to it more often is
- * agreement too, so that a costlier cascade must surely gain more than early answers may lose. */
+ * agreement too, so that a costlier cascade must surely gain more than early answers may lose. Not where the final exit learns like
+ * the others from answers that were evened out: it has no advantage there. */
 static perse_verdict decide(const fit *f, bool contradicted) {
     const perse_report *r = f->report;
     paired right = compare(f, false), likely = compare(f, true);
@@ -220,7 +221,8 @@ static perse_verdict decide(const fit *f, bool contradicted) {
     bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -fmin(f->o.max_drop, WORSE) - 1e-9;
     bool cheaper = r->after.cost < r->before.cost - SAME_COST, costlier = r->after.cost > r->before.cost + SAME_COST;
     if (contradicted) return PERSE_CONTRADICTED;
-    if (!f->lab.labelled && costlier && r->teacher != PERSE_TEACHER_NEAR) surely_better = surely_better && right.mean - SURE * right.error > f->o.max_drop;
+    if (!f->lab.labelled && costlier && r->teacher != PERSE_TEACHER_NEAR)
+        surely_better = surely_better && right.mean - SURE * right.error > f->o.max_drop;
     if (!surely_better && !(as_good && cheaper)) return right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
     return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
 }
@@ -260,7 +262,8 @@ static perse_status gate(fit *f) {
 static bool options_are_sound(const perse_fit_options *o) {
     return o->epochs > 0 && o->folds >= 2 && o->folds <= FEWEST_LABELS && o->learning_rate > 0 && isfinite(o->learning_rate) &&
            o->momentum >= 0 && o->momentum < 1 && o->decay >= 0 && isfinite(o->decay) && o->teacher_temperature > 0 &&
-           isfinite(o->teacher_temperature) && o->label_weight >= 0 && o->label_weight <= 1 && o->max_drop >= 0 && o->max_drop <= 1 &&
+           isfinite(o->teacher_temperature) && o->label_weight >= 0 && o->label_weight <= 1 && o->neighbours >= 0 && o->neighbours <= 0.99f &&
+           o->max_drop >= 0 && o->max_drop <= 1 &&
            o->max_cost >= 0 && o->max_cost <= 1 && (o->against == PERSE_AGAINST_FINAL || o->against == PERSE_AGAINST_FACTORY);
 }
 

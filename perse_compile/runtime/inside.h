@@ -77,13 +77,14 @@ static inline float perse_feature(const perse_samples *s, size_t at) {
 
 void perse_sample_features(const perse_samples *s, size_t at, uint32_t count, float *to);
 
-/* ---- neighbours.c: how alike samples look to the backbone ---- */
+/* ---- likeness.c: how alike samples look to the backbone ---- */
 
 enum { PERSE_BLOCK = 16 }; /* samples compared at a time */
 /* The exit whose features are compared: the last early one, deep, but not where the final exit's mistakes come from. */
 uint32_t perse_compared_exit(const perse_plan *plan);
 /* x: the exit's features of a sample, less their mean, times scale, and then of length 1. */
-void perse_unit_features(const perse *p, const perse_samples *samples, uint32_t e, uint32_t sample, const double *mean, const double *scale, float *x);
+void perse_unit_features(const perse *p, const perse_samples *samples, uint32_t e, uint32_t sample, const double *mean,
+                         const double *scale, float *x);
 /* likeness [PERSE_BLOCK]: x times each column of block [width][PERSE_BLOCK]. */
 void perse_compare(const float *x, const float *block, uint32_t width, float *likeness);
 

@@ -5,11 +5,8 @@
 
 #include "fit.h"
 
-enum { WALK_ROUNDS = 10 };
-static const float WALK = 0.8f;        /* share of an answer that is the neighbours' */
-static const double FLOOR = 0.1;       /* of the typical deviation, added to a feature's own */
-
-uint32_t perse_compared_exit(const perse_plan *plan) { return plan->exits > 1 ? plan->exits - 2 : 0; }
+enum { ROUNDS = 10 }; /* enough: further ones change next to nothing */
+static const double FLOOR = 0.1; /* of the typical deviation, added to a feature's own */
 
 /* mean, and in deviation what standardises. */
 static void measure(fit *f, uint32_t e) {
@@ -28,25 +25,6 @@ static void measure(fit *f, uint32_t e) {
         typical += f->deviation[i] * f->deviation[i] / width;
     }
     for (uint32_t i = 0; i < width; i++) f->deviation[i] = 1 / (f->deviation[i] + FLOOR * sqrt(typical) + 1e-12);
-}
-
-void perse_unit_features(const perse *p, const perse_samples *samples, uint32_t e, uint32_t sample, const double *mean, const double *scale, float *x) {
-    uint32_t width = p->plan->exit[e].features;
-    double length = 1e-24;
-    perse_sample_features(samples, (size_t)sample * p->features + perse_feature_offset(p->plan, e), width, x);
-    for (uint32_t i = 0; i < width; i++) {
-        x[i] = (float)((x[i] - mean[i]) * scale[i]);
-        length += (double)x[i] * (double)x[i];
-    }
-    float unit = (float)(1 / sqrt(length));
-    for (uint32_t i = 0; i < width; i++) x[i] *= unit;
-}
-
-void perse_compare(const float *x, const float *block, uint32_t width, float *likeness) {
-    float sum[PERSE_BLOCK] = {0};
-    for (uint32_t i = 0; i < width; i++)
-        for (uint32_t b = 0; b < PERSE_BLOCK; b++) sum[b] += x[i] * block[(size_t)i * PERSE_BLOCK + b];
-    memcpy(likeness, sum, sizeof sum);
 }
 
 /* The nearest FIT_NEAR and the next one, nearest first. */
@@ -89,6 +67,19 @@ static void weigh_neighbours(fit_near *near) {
     for (uint32_t k = 0; k < FIT_NEAR; k++) near->likeness[k] /= sum;
 }
 
+/* One step: a share of what the neighbours say now, and for the rest what was said at first (own). */
+static void step(const fit *f, const float *own, const float *now, float *next) {
+    uint32_t classes = f->p->plan->classes;
+    float share = f->o.neighbours;
+    for (uint32_t i = 0; i < f->samples->count; i++) {
+        const fit_near *near = &f->near[i];
+        float *row = next + (size_t)i * classes;
+        for (uint32_t k = 0; k < classes; k++) row[k] = (1 - share) * own[(size_t)i * classes + k];
+        for (uint32_t m = 0; m < FIT_NEAR; m++)
+            for (uint32_t k = 0; k < classes; k++) row[k] += share * near->likeness[m] * now[(size_t)near->sample[m] * classes + k];
+    }
+}
+
 void fit_even_out(fit *f) {
     uint32_t classes = f->p->plan->classes, n = f->samples->count, e = perse_compared_exit(f->p->plan);
     size_t table = (size_t)n * classes;
@@ -100,14 +91,8 @@ void fit_even_out(fit *f) {
         perse_probabilities(now + (size_t)i * classes, classes, 1, own + (size_t)i * classes);
     }
     memcpy(now, own, table * sizeof(float));
-    for (uint32_t round = 0; round < WALK_ROUNDS; round++) {
-        for (uint32_t i = 0; i < n; i++) {
-            const fit_near *near = &f->near[i];
-            float *row = next + (size_t)i * classes;
-            for (uint32_t k = 0; k < classes; k++) row[k] = (1 - WALK) * own[(size_t)i * classes + k];
-            for (uint32_t m = 0; m < FIT_NEAR; m++)
-                for (uint32_t k = 0; k < classes; k++) row[k] += WALK * near->likeness[m] * now[(size_t)near->sample[m] * classes + k];
-        }
+    for (int round = 0; round < ROUNDS; round++) {
+        step(f, own, now, next);
         memcpy(now, next, table * sizeof(float));
     }
     for (size_t i = 0; i < table; i++) now[i] = now[i] > 0 ? logf(now[i] + 1e-12f) : PERSE_SPARE_LOGIT;

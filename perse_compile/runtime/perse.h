@@ -259,6 +259,7 @@ typedef struct {
     float learning_rate, momentum, decay;
     float teacher_temperature; /* T of the soft targets */
     float label_weight;        /* a: share of the label in a labelled sample's loss, 0 .. 1 */
+    float neighbours;          /* share of a teacher's answer that those to similar images are, 0 .. 0.99, where nothing else corrects it */
     float max_drop;            /* accuracy that early answers may lose on the same samples, against what is next: */
     perse_reference against;   /* the person's own final exit or, for speed, the factory's, where labels tell the difference */
     float max_cost;            /* 0, or the share of the full network's MACs that answers may cost on average, whatever they lose */
@@ -340,7 +341,8 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
                        perse_report *report);
 
 /* What that will take, before it starts: of a probe here and now (some inferences, some training batches of every head) and
- * the number of batches. Training stops early: `seconds` is what to expect, with all epochs it is `seconds_at_most`. */
+ * the number of batches. `seconds` is what to expect; `seconds_at_most` is where a correction of the camera is tried and images
+ * are compared with each other, too. */
 typedef struct {
     uint32_t images, samples, epochs_at_most; /* images: through the backbone first; samples: to learn from */
     double seconds, seconds_at_most, core_seconds, core_seconds_at_most; /* core-seconds: times the threads */

@@ -191,7 +191,7 @@ perse_status fit_is_contradicted(fit *f, bool *contradicted) {
     const perse_plan *plan = f->p->plan;
     double agreement = f->report->before.accuracy;
     *contradicted = agreement < MOST;
-    if (*contradicted || f->report->teacher != PERSE_TEACHER_NEAR) return PERSE_OK;
+    if (*contradicted || (f->report->teacher != PERSE_TEACHER_NEAR && f->report->teacher != PERSE_TEACHER_FINAL)) return PERSE_OK;
     told in_use = nothing_told(f);
     for (uint32_t e = 0; e < plan->exits; e++) {
         const perse_pack_entry *entry = &f->p->live.exit[e];
@@ -221,8 +221,21 @@ static perse_status who_teaches(fit *f, uint32_t *teacher) {
     return PERSE_OK;
 }
 
+/* What the teacher says is right. */
+static void believe(fit *f) {
+    uint32_t classes = f->p->plan->classes;
+    for (uint32_t i = 0; i < f->samples->count; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
+}
+
+static perse_teacher name_of(const fit *f, bool learnt, bool early, bool stable) {
+    if (learnt) return PERSE_TEACHER_PERSONAL;
+    if (early) return PERSE_TEACHER_EARLY;
+    if (stable) return PERSE_TEACHER_PRIOR;
+    return f->o.neighbours > 0 ? PERSE_TEACHER_NEAR : PERSE_TEACHER_FINAL;
+}
+
 /* The final exit (p->spare is the factory's), corrected for the person's class frequencies if they can be told, then
- * fresh's final exit says the same; or an exit that tells more. */
+ * fresh's final exit says the same; if they cannot, evened out; or an exit that tells more. */
 perse_status fit_teach_without_labels(fit *f) {
     uint32_t classes = f->p->plan->classes, n = f->samples->count, final = f->p->plan->exits - 1, teacher = final;
     bool learnt = final_has_learnt(f);
@@ -231,17 +244,18 @@ perse_status fit_teach_without_labels(fit *f) {
     perse_pack_entry *fresh = &f->fresh.exit[final];
     PERSE_TRY(perse_lab_logits(&f->lab, teacher, &source->head, f->all, f->lab.teacher));
     scale_rows(f->lab.teacher, (size_t)n * classes, source->temperature);
-    for (uint32_t i = 0; i < n; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
+    believe(f);
     bool stable = false;
     if (!learnt && teacher == final) PERSE_TRY(prior_is_stable(f, &stable));
-    f->report->teacher = learnt ? PERSE_TEACHER_PERSONAL : stable ? PERSE_TEACHER_PRIOR : teacher == final ? PERSE_TEACHER_NEAR : PERSE_TEACHER_EARLY;
+    f->report->teacher = name_of(f, learnt, teacher != final, stable);
     uint32_t known = stable ? perse_factory_classes(f->p->plan) : perse_named_classes(f->p->plan, &f->p->live);
     for (uint32_t k = 0; !stable && k < classes; k++) f->prior[k] = k < known ? 1.0 / known : 0;
     if (f->report->teacher == PERSE_TEACHER_NEAR) {
         fit_even_out(f);
-        for (uint32_t i = 0; i < n; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
+        believe(f);
+        return PERSE_OK;
     }
-    if (teacher != final || f->report->teacher == PERSE_TEACHER_NEAR) return PERSE_OK;
+    if (teacher != final) return PERSE_OK;
     perse_head_copy(&fresh->head, &source->head, f->p->plan->exit[final].features, classes);
     fresh->temperature = source->temperature;
     for (uint32_t k = 0; k < known; k++) fresh->head.bias[k] += (float)(source->temperature * PRIOR_TRUST * log(f->prior[k] * known));

@@ -606,7 +606,7 @@ static void test_even_out(void) {
         for (int k = 0; k < KNOWN; k++) features[i * FEATURES + 16 + k] += k == labels[i] ? 10 : 0;
     perse_samples samples = {.count = USERS, .features = features};
     size_t table = (size_t)USERS * K, widest = FEATURES;
-    fit f = {.p = p, .samples = &samples};
+    fit f = {.p = p, .samples = &samples, .o = perse_fit_defaults()};
     f.lab.teacher = calloc(table, sizeof(float)), f.lab.logits = calloc(table, sizeof(float)), f.candidate = calloc(table, sizeof(float));
     f.mean = calloc(widest, sizeof *f.mean), f.deviation = calloc(widest, sizeof *f.deviation);
     f.near = calloc(USERS, sizeof *f.near), f.block = calloc(widest * PERSE_BLOCK, sizeof *f.block);

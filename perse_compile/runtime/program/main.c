@@ -76,6 +76,7 @@ static int take_option(options *o, char **argv) {
     else if (strcmp(name, "--decay") == 0) o->fit.decay = (float)number_in(name, value, 0, 1e6);
     else if (strcmp(name, "--temperature") == 0) o->fit.teacher_temperature = (float)number_in(name, value, 0.05, 100);
     else if (strcmp(name, "--label-weight") == 0) o->fit.label_weight = (float)number_in(name, value, 0, 1);
+    else if (strcmp(name, "--neighbours") == 0) o->fit.neighbours = (float)number_in(name, value, 0, 0.99);
     else if (strcmp(name, "--max-drop") == 0) o->fit.max_drop = (float)number_in(name, value, 0, 1);
     else if (strcmp(name, "--max-cost") == 0) o->fit.max_cost = (float)number_in(name, value, 0, 1);
     else if (strcmp(name, "--against") == 0) o->fit.against = reference(value);
@@ -129,6 +130,7 @@ static const command commands[] = {
      "  --learning-rate X   (0.5)                 --momentum X     (0.9)\n"
      "  --decay X           towards the old head (0.001)\n"
      "  --temperature T     of the teacher (2)    --label-weight A share of the label in the loss (0.9)\n"
+     "  --neighbours A      without labels: share of a teacher's answer that those to similar images are (0.8; 0: none)\n"
      "  --max-drop X        accuracy that early answers may lose (0.01)\n"
      "  --against WHOM      final: the person's own final exit; factory: the network as built, where labels tell: then early\n"
      "                      answers are as good as its, and cheaper (final)\n"
