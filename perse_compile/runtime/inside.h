@@ -101,7 +101,7 @@ void perse_pool_leave(void);
 /* ---- pack.c: heads in memory ---- */
 
 typedef struct {
-    bool enabled;
+    bool enabled, labelled; /* asked; has learnt from labels */
     float temperature, threshold;
     perse_head head;
 } perse_pack_entry;
