@@ -336,8 +336,8 @@ static perse_status personalise(fit *f) {
     return PERSE_OK;
 }
 
-perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
-                       perse_report *report) {
+static perse_status fit_once(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
+                             perse_report *report) {
     if (p == NULL || samples == NULL || options == NULL || memory == NULL || report == NULL || report->exits == NULL ||
         !options_are_sound(options))
         return perse_fail(PERSE_BAD_ARGUMENT, "");
@@ -354,6 +354,16 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
     PERSE_TRY(fit_check_classes(&f));
     memset(exits, 0, p->plan->exits * sizeof *exits);
     return personalise(&f);
+}
+
+/* What is refused with answers evened out may still be worth its time with the final exit's answers as they are. */
+perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
+                       perse_report *report) {
+    PERSE_TRY(fit_once(p, samples, options, memory, size, report));
+    if (report->teacher != PERSE_TEACHER_NEAR || (report->verdict != PERSE_NOT_BETTER && report->verdict != PERSE_LESS_ACCURATE)) return PERSE_OK;
+    perse_fit_options plain = *options;
+    plain.neighbours = 0;
+    return fit_once(p, samples, &plain, memory, size, report);
 }
 
 /* ---- calibration alone ---- */

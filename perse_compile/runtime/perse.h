@@ -341,8 +341,8 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
                        perse_report *report);
 
 /* What that will take, before it starts: of a probe here and now (some inferences, some training batches of every head) and
- * the number of batches. `seconds` is what to expect; `seconds_at_most` is where a correction of the camera is tried and images
- * are compared with each other, too. */
+ * the number of batches. `seconds` is what to expect; `seconds_at_most` is where a correction of the camera is tried and, without
+ * labels, images are compared with each other and heads learn a second time. */
 typedef struct {
     uint32_t images, samples, epochs_at_most; /* images: through the backbone first; samples: to learn from */
     double seconds, seconds_at_most, core_seconds, core_seconds_at_most; /* core-seconds: times the threads */

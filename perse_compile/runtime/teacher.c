@@ -9,7 +9,7 @@ static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: 
 static const double HALVES_APART = 0.2, EXITS_APART = 0.1, MOST_CHANGED = 0.1; /* total variation; share of answers */
 static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 static const double MOST = 0.5;               /* of the answers in use, that a teacher who has no labels must give too */
-static const double OVERRULED = 0.02;        /* nats that answers in use tell more, by the share of them that it does not give */
+static const double OVERRULED = 0.005, EVENED_OVERRULED = 0.02; /* nats that answers in use tell more, by the share of them that it does not give */
 
 static void scale_rows(float *logits, size_t count, double temperature) {
     for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);
@@ -193,7 +193,7 @@ perse_status fit_is_contradicted(fit *f, bool *contradicted) {
     }
     double found = all_told(f, &in_use), teacher;
     PERSE_TRY(information(f, plan->exits - 1, &teacher)); /* as it is: evening out is not telling less */
-    *contradicted = (1 - agreement) * (found - teacher) > OVERRULED;
+    *contradicted = (1 - agreement) * (found - teacher) > (f->report->teacher == PERSE_TEACHER_NEAR ? EVENED_OVERRULED : OVERRULED);
     return PERSE_OK;
 }
 

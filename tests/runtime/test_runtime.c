@@ -580,6 +580,12 @@ static void test_a_final_exit_that_knows_less(void) {
     for (int i = 1; i < USERS; i++) memcpy(features + i * FEATURES, features, 16 * sizeof *features);
     EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r)); /* the first exit says the same of all: not how often the classes are met */
     CHECK(r.teacher == PERSE_TEACHER_NEAR && fabsf(prior[0] - 1.0f / KNOWN) < 1e-6f);
+    CHECK(r.verdict == PERSE_BETTER);
+    for (int again = 0; r.teacher == PERSE_TEACHER_NEAR; again++) { /* until that gains no more: then answers as they are had their turn */
+        CHECK(again < 10);
+        EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r));
+    }
+    CHECK(r.teacher == PERSE_TEACHER_FINAL);
     EXPECT(PERSE_OK, perse_reset_pack(p));
     load_user(p, "generic.raw");
     for (int i = 2; i < USERS; i += 3) memcpy(features + i * FEATURES + FINAL, features + FINAL, 32 * sizeof *features);
