@@ -360,7 +360,7 @@ static perse_status fit_once(perse *p, const perse_samples *samples, const perse
 perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
                        perse_report *report) {
     PERSE_TRY(fit_once(p, samples, options, memory, size, report));
-    if (report->teacher != PERSE_TEACHER_NEAR || (report->verdict != PERSE_NOT_BETTER && report->verdict != PERSE_LESS_ACCURATE)) return PERSE_OK;
+    if (report->teacher != PERSE_TEACHER_NEAR || report->verdict == PERSE_BETTER) return PERSE_OK;
     perse_fit_options plain = *options;
     plain.neighbours = 0;
     return fit_once(p, samples, &plain, memory, size, report);
