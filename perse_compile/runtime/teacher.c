@@ -213,10 +213,15 @@ static perse_status who_teaches(fit *f, uint32_t *teacher) {
     return PERSE_OK;
 }
 
-/* What the teacher says is right. */
-static void believe(fit *f) {
+/* What the teacher says is right; are there several classes? */
+static bool believe(fit *f) {
     uint32_t classes = f->p->plan->classes;
-    for (uint32_t i = 0; i < f->samples->count; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
+    bool several = false;
+    for (uint32_t i = 0; i < f->samples->count; i++) {
+        f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
+        several = several || f->lab.truth[i] != f->lab.truth[0];
+    }
+    return several;
 }
 
 static perse_teacher name_of(const fit *f, bool learnt, bool early, bool stable) {
@@ -244,8 +249,9 @@ perse_status fit_teach_without_labels(fit *f) {
     for (uint32_t k = 0; !stable && k < classes; k++) f->prior[k] = k < known ? 1.0 / known : 0;
     if (f->report->teacher == PERSE_TEACHER_NEAR) {
         fit_even_out(f);
-        believe(f);
-        return PERSE_OK;
+        if (believe(f)) return PERSE_OK;
+        f->o.neighbours = 0; /* evened out to one class: nothing to learn from */
+        return fit_teach_without_labels(f);
     }
     if (teacher != final) return PERSE_OK;
     perse_head_copy(&fresh->head, &source->head, f->p->plan->exit[final].features, classes);
