@@ -26,7 +26,7 @@ CHUNK = 1 << 22  # bytes of a file read at once
 CHECKED_FROM = 16  # where the bytes that a file's checksum covers begin: after the checksum itself
 BACKBONE_HEADER = struct.Struct("<8sIIQQQQQII")
 PACK_HEADER = struct.Struct("<8sIIQIIIIII16x")
-PACK_EXIT = struct.Struct("<IIffI12x")
+PACK_EXIT = struct.Struct("<IIff16x")
 CLASS_ROOM = 64  # bytes of a new class's name
 BACKBONE, PACK, PREVIOUS, MANIFEST = "backbone.bin", "heads.pack", "heads.pack.previous", "manifest.json"
 assert BACKBONE_HEADER.size == PACK_HEADER.size == 64 and PACK_EXIT.size == 32
@@ -45,7 +45,6 @@ class PackedExit:
     scale: Floats  # (F,)
     weight: Floats  # (F, K)
     bias: Floats  # (K,)
-    labelled: bool = False  # the head has learnt from labels
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ def pack_of(program: Program, identity: int) -> Pack:
     """The program's heads as generation 0."""
     exits = []
     for exit in program.exits:
-        shift, scale, weight, bias = (
+        leaves = [
             np.ascontiguousarray(program.tensor(f"{exit.name}.{leaf}").detach().cpu().numpy(), dtype=np.float32)
             for leaf in ("shift", "scale", "weight", "bias")
-        )
-        exits.append(PackedExit(exit.enabled, exit.temperature, exit.threshold, shift, scale, weight, bias))
+        ]
+        exits.append(PackedExit(exit.enabled, exit.temperature, exit.threshold, *leaves))
     unknown = [[0.0, 0.0]] * program.input.channels
     return Pack(exits, identity, 0, np.array(program.levels or unknown, np.float32), program.spare)
 
@@ -86,7 +85,7 @@ def encode_pack(pack: Pack) -> bytes:
     names = b"".join(name.encode().ljust(CLASS_ROOM, b"\0") for name in pack.new_classes)
     body = pack.levels.astype("<f4").tobytes() + names.ljust(pack.spare * CLASS_ROOM, b"\0")
     for exit in pack.exits:
-        body += PACK_EXIT.pack(len(exit.shift), int(exit.enabled), exit.temperature, exit.threshold, int(exit.labelled))
+        body += PACK_EXIT.pack(len(exit.shift), int(exit.enabled), exit.temperature, exit.threshold)
         body += b"".join(leaf.astype("<f4").tobytes() for leaf in (exit.shift, exit.scale, exit.weight, exit.bias))
     length, classes = PACK_HEADER.size + len(body), len(pack.exits[0].bias)
     fields = (length, len(pack.exits), classes, pack.heads_id, pack.generation, len(pack.levels), pack.spare)
@@ -117,7 +116,7 @@ def read_pack(path: Path) -> Pack:
     for _ in range(exits):
         if offset + PACK_EXIT.size > len(data):
             raise damaged
-        features, enabled, temperature, threshold, labelled = PACK_EXIT.unpack_from(data, offset)
+        features, enabled, temperature, threshold = PACK_EXIT.unpack_from(data, offset)
         offset += PACK_EXIT.size
         sizes = (features, features, features * classes, classes)
         if offset + 4 * sum(sizes) > len(data):
@@ -128,16 +127,7 @@ def read_pack(path: Path) -> Pack:
             offset += 4 * size
         shift, scale, weight, bias = leaves
         found.append(
-            PackedExit(
-                bool(enabled),
-                temperature,
-                threshold,
-                shift,
-                scale,
-                weight.reshape(features, classes),
-                bias,
-                bool(labelled),
-            )
+            PackedExit(bool(enabled), temperature, threshold, shift, scale, weight.reshape(features, classes), bias)
         )
     try:
         new = [

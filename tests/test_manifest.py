@@ -29,7 +29,7 @@ def a_pack() -> Pack:
 
     sizes = ((False, 6), (True, 3), (True, 4))
     exits = [
-        PackedExit(on, 0.5 + f, f / 7, floats(f), floats(f), floats(f, 2), floats(2), f == 4) for on, f in sizes
+        PackedExit(on, 0.5 + f, f / 7, floats(f), floats(f), floats(f, 2), floats(2)) for on, f in sizes
     ]  # fmt: skip
     return Pack(exits, 0xDEADBEEF, 3, np.array([[0, 194.5], [12.25, 201], [7, 99]], np.float32))
 

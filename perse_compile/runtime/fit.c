@@ -329,8 +329,6 @@ static perse_status personalise(fit *f) {
     PERSE_TRY(gate(f));
     for (uint32_t k = 0; f->report->prior != NULL && k < p->plan->classes; k++) f->report->prior[k] = (float)f->prior[k];
     if (f->report->verdict != PERSE_BETTER) return PERSE_OK;
-    for (uint32_t e = 0; e < p->plan->exits; e++)
-        f->fresh.exit[e].labelled = p->live.exit[e].labelled || (f->lab.labelled && f->report->exits[e].new_head);
     f->fresh.generation = p->live.generation + 1;
     perse_pack_copy(p->plan, &p->live, &f->fresh);
     return PERSE_OK;

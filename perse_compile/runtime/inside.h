@@ -101,7 +101,7 @@ void perse_pool_leave(void);
 /* ---- pack.c: heads in memory ---- */
 
 typedef struct {
-    bool enabled, labelled; /* asked; has learnt from labels */
+    bool enabled;
     float temperature, threshold;
     perse_head head;
 } perse_pack_entry;

@@ -93,9 +93,8 @@ static perse_status take_pack(perse_source *s, const perse_plan *plan, perse_pac
         PERSE_TRY(perse_take(s, entry->head.weight, (size_t)f * k * sizeof(float)));
         PERSE_TRY(perse_take(s, entry->head.bias, k * sizeof(float)));
         sound = sound && x.features == f && x.enabled <= 1 && (x.enabled == 1 || e + 1 < plan->exits) && isfinite(x.temperature) &&
-                x.temperature > 0 && isfinite(x.threshold) && x.labelled <= 1 && perse_all_zero(x.reserved, sizeof x.reserved);
+                x.temperature > 0 && isfinite(x.threshold) && perse_all_zero(x.reserved, sizeof x.reserved);
         entry->enabled = x.enabled == 1;
-        entry->labelled = x.labelled == 1;
         entry->temperature = x.temperature;
         entry->threshold = x.threshold;
     }
@@ -133,7 +132,7 @@ static perse_status put_body(perse_sink *s, const perse_plan *plan, const perse_
     for (uint32_t e = 0; e < plan->exits; e++) {
         uint32_t f = plan->exit[e].features, k = plan->classes;
         const perse_pack_entry *entry = &pack->exit[e];
-        perse_pack_exit x = {f, entry->enabled, entry->temperature, entry->threshold, entry->labelled, {0}};
+        perse_pack_exit x = {f, entry->enabled, entry->temperature, entry->threshold, {0}};
         PERSE_TRY(perse_put(s, &x, sizeof x));
         PERSE_TRY(perse_put(s, entry->head.shift, f * sizeof(float)));
         PERSE_TRY(perse_put(s, entry->head.scale, f * sizeof(float)));

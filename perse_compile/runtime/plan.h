@@ -109,8 +109,7 @@ typedef struct {
     uint32_t enabled;  /* 0 or 1; the final exit is always 1 */
     float temperature; /* > 0 */
     float threshold;   /* top-1 confidence at which the answer is taken; ignored for the final exit */
-    uint32_t labelled; /* 0 or 1: the head has learnt from labels */
-    uint8_t reserved[12]; /* 0 */
+    uint8_t reserved[16]; /* 0 */
 } perse_pack_exit;
 
 /* cache.bin: this header, then uint32 seen[classes] (samples of each class that ever came), then names of new classes as in

@@ -145,6 +145,14 @@ static perse_status prior_is_stable(fit *f, bool *stable) {
     return PERSE_OK;
 }
 
+/* The person's final head may have learnt once, from labels or from answers that knew more: then it knows more than the
+ * factory's, and starting from that one again would undo it. Class frequencies change its bias only. */
+static bool final_has_learnt(const fit *f) {
+    uint32_t final = f->p->plan->exits - 1;
+    size_t size = (size_t)f->p->plan->exit[final].features * f->p->plan->classes * sizeof(float);
+    return memcmp(f->p->live.exit[final].head.weight, f->p->spare.exit[final].head.weight, size) != 0;
+}
+
 /* What answers tell, in nats: the entropy of the mean answer less the mean entropy. `mean` is [classes]. */
 typedef struct {
     double *mean, found;
@@ -235,7 +243,7 @@ static perse_teacher name_of(const fit *f, bool learnt, bool early, bool stable)
  * fresh's final exit says the same; if they cannot, evened out; or an exit that tells more. */
 perse_status fit_teach_without_labels(fit *f) {
     uint32_t classes = f->p->plan->classes, n = f->samples->count, final = f->p->plan->exits - 1, teacher = final;
-    bool learnt = f->p->live.exit[final].labelled; /* then it knows more than the factory's */
+    bool learnt = final_has_learnt(f);
     if (!learnt) PERSE_TRY(who_teaches(f, &teacher));
     const perse_pack_entry *source = learnt ? &f->p->live.exit[final] : &f->p->spare.exit[teacher];
     perse_pack_entry *fresh = &f->fresh.exit[final];
