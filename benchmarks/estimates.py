@@ -4,7 +4,7 @@
 
 A MODEL is a torchvision name (random weights, generated images with random labels) or an artifact's folder. Every round
 resets the heads and personalises once; the estimate is the one that `perse personalise` makes before it trains.
-  expected, most   seconds that it said: to expect, and with the features of a corrected camera
+  expected, most   seconds that it said: to expect, and with the features of a corrected camera (with labels)
   took             seconds of the features and the fit
   core             processor seconds of the same: what it takes when nothing else runs here; one thread
   off              expected / core - 1; the bound is 25 % for the median over the rounds

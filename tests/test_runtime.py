@@ -346,6 +346,10 @@ def test_estimate(artifact: Path) -> None:
     assert perse(artifact, "personalise", *data).stdout.startswith("300 images to see")  # before it trains
     report = answer(artifact, "personalise", *data, "--cache", "--budget", "20kB", "--epochs", "5")["estimate"]
     assert report["epochs_at_most"] == 5 and (report["images"], report["samples"]) == (300, 130)
+    labelled = answer(artifact, "personalise", *data)["estimate"]
+    assert labelled["seconds_at_most"] / labelled["seconds"] < 1 + 200 / 300 + 0.01  # two more looks at 100 images
+    unlabelled = answer(artifact, "personalise", data[0])["estimate"]
+    assert unlabelled["seconds_at_most"] / unlabelled["seconds"] > 1.7  # images may be compared, and learnt from twice
     more = answer(artifact, "estimate", "--images", "10", "--cache")
     assert (more["images"], more["samples"]) == (10, 140)
     assert not (artifact / "cache.bin.new").exists()
@@ -526,6 +530,7 @@ def test_full_disk(artifact: Path) -> None:
         (["run"], "needs a .npy file: run"),
         (["run", "a", "b"], "one file is enough: b"),
         (["personalise", "x", "--folds", "1"], "--folds"),
+        (["personalise", "x", "--neighbours", "1.5"], "value out of range: --neighbours"),
         (["personalise", "x", "--against"], "option needs a value: --against"),
         (["personalise", "x", "--against", "mars"], "not final or factory: mars"),
         (["personalise", "x", "--max-cost", "1.5"], "value out of range: --max-cost"),

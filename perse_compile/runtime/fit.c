@@ -263,15 +263,14 @@ static bool options_are_sound(const perse_fit_options *o) {
     return o->epochs > 0 && o->folds >= 2 && o->folds <= FEWEST_LABELS && o->learning_rate > 0 && isfinite(o->learning_rate) &&
            o->momentum >= 0 && o->momentum < 1 && o->decay >= 0 && isfinite(o->decay) && o->teacher_temperature > 0 &&
            isfinite(o->teacher_temperature) && o->label_weight >= 0 && o->label_weight <= 1 && o->neighbours >= 0 && o->neighbours <= 0.99f &&
-           o->max_drop >= 0 && o->max_drop <= 1 &&
-           o->max_cost >= 0 && o->max_cost <= 1 && (o->against == PERSE_AGAINST_FINAL || o->against == PERSE_AGAINST_FACTORY);
+           o->max_drop >= 0 && o->max_drop <= 1 && o->max_cost >= 0 && o->max_cost <= 1 &&
+           (o->against == PERSE_AGAINST_FINAL || o->against == PERSE_AGAINST_FACTORY);
 }
 
-/* What counts as right, the folds, everybody's answers before. lab.teacher is the factory's final exit. */
+/* What counts as right, the folds, everybody's answers before. With labels lab.teacher is the factory's final exit. */
 static perse_status prepare(fit *f) {
     perse *p = f->p;
     uint32_t final = p->plan->exits - 1, n = f->samples->count;
-    bool several = false;
     for (uint32_t i = 0; i < n; i++) f->index[i] = i;
     f->all = (perse_slice){f->index, n};
     PERSE_TRY(fit_tell(f, "teacher", 0, 1));
@@ -281,8 +280,7 @@ static perse_status prepare(fit *f) {
         for (uint32_t i = 0; i < n; i++) f->lab.truth[i] = fit_label(f, i);
     } else {
         PERSE_TRY(fit_teach_without_labels(f));
-        for (uint32_t i = 1; i < n; i++) several = several || f->lab.truth[i] != f->lab.truth[0];
-        if (!several) return perse_fail(PERSE_ONE_CLASS, "as the network sees them");
+        if (!fit_sees_several(f)) return perse_fail(PERSE_ONE_CLASS, "as the network sees them");
     }
     PERSE_TRY(deal(f));
     for (uint32_t j = 0; f->lab.labelled && j < f->judges.count; j++) {

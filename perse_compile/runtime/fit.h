@@ -65,15 +65,16 @@ perse_verdict fit_judge_classes(const fit *f, perse_verdict verdict); /* also fi
 /* teacher.c */
 perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in candidate */
 perse_status fit_teach_without_labels(fit *f); /* p->spare is the factory's pack */
-/* Without labels: the teacher gives few of the answers in use, or, if it is the factory's final exit as it is, those that it does
- * not give tell more than its own. */
+bool fit_sees_several(const fit *f); /* classes, in lab.truth */
+/* Without labels: the teacher gives few of the answers in use, or, if it is the factory's final exit, as it is or evened out,
+ * those that it does not give tell more than that exit's own. */
 perse_status fit_is_contradicted(fit *f, bool *contradicted);
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);
 
 /* neighbours.c: lab.teacher, logits at temperature 1, drawn towards what it says of each sample's neighbours. candidate and
  * lab.logits are overwritten. */
-void fit_even_out(fit *f);
+perse_status fit_even_out(fit *f);
 
 /* learn.c: trains the head on everything but a fold, fold by fold: lab.logits[i] is what a head says that did not
  * learn from sample i. Then trains fresh.exit[e] on everything. */

@@ -5,7 +5,7 @@
 
 #include "fit.h"
 
-enum { ROUNDS = 10 }; /* enough: further ones change next to nothing */
+enum { ROUNDS = 10 }; /* at a share of 0.8 what is left to move is 0.8^10, a tenth */
 static const double FLOOR = 0.1; /* of the typical deviation, added to a feature's own */
 
 /* mean, and in deviation what standardises. */
@@ -39,16 +39,17 @@ static void remember(fit_near *near, uint32_t sample, float likeness) {
     near->sample[at] = sample;
 }
 
-static void find_neighbours(fit *f, uint32_t e) {
+static perse_status find_neighbours(fit *f, uint32_t e) {
     uint32_t width = f->p->plan->exit[e].features, n = f->samples->count;
     float *x = f->p->feature, likeness[PERSE_BLOCK];
     for (uint32_t start = 0; start < n; start += PERSE_BLOCK) {
         uint32_t rows = n - start < PERSE_BLOCK ? n - start : PERSE_BLOCK;
+        PERSE_TRY(fit_tell(f, "neighbours", start, n));
         memset(f->block, 0, (size_t)width * PERSE_BLOCK * sizeof(float));
         for (uint32_t b = 0; b < rows; b++) {
             perse_unit_features(f->p, f->samples, e, start + b, f->mean, f->deviation, x);
             for (uint32_t i = 0; i < width; i++) f->block[(size_t)i * PERSE_BLOCK + b] = x[i];
-            for (uint32_t k = 0; k <= FIT_NEAR; k++) f->near[start + b].likeness[k] = -INFINITY;
+            for (uint32_t k = 0; k <= FIT_NEAR; k++) f->near[start + b].sample[k] = start + b, f->near[start + b].likeness[k] = -INFINITY;
         }
         for (uint32_t j = 0; j < n; j++) {
             perse_unit_features(f->p, f->samples, e, j, f->mean, f->deviation, x);
@@ -57,6 +58,7 @@ static void find_neighbours(fit *f, uint32_t e) {
                 if (start + b != j) remember(&f->near[start + b], j, likeness[b]);
         }
     }
+    return fit_tell(f, "neighbours", n, n);
 }
 
 /* What a neighbour counts: how much nearer it is than the first that counts nothing, so that nothing jumps where two change
@@ -80,12 +82,12 @@ static void step(const fit *f, const float *own, const float *now, float *next) 
     }
 }
 
-void fit_even_out(fit *f) {
+perse_status fit_even_out(fit *f) {
     uint32_t classes = f->p->plan->classes, n = f->samples->count, e = perse_compared_exit(f->p->plan);
     size_t table = (size_t)n * classes;
     float *own = f->candidate, *now = f->lab.teacher, *next = f->lab.logits;
     measure(f, e);
-    find_neighbours(f, e);
+    PERSE_TRY(find_neighbours(f, e));
     for (uint32_t i = 0; i < n; i++) {
         weigh_neighbours(&f->near[i]);
         perse_probabilities(now + (size_t)i * classes, classes, 1, own + (size_t)i * classes);
@@ -96,4 +98,5 @@ void fit_even_out(fit *f) {
         memcpy(now, next, table * sizeof(float));
     }
     for (size_t i = 0; i < table; i++) now[i] = now[i] > 0 ? logf(now[i] + 1e-12f) : PERSE_SPARE_LOGIT;
+    return PERSE_OK;
 }

@@ -221,15 +221,16 @@ static perse_status who_teaches(fit *f, uint32_t *teacher) {
     return PERSE_OK;
 }
 
-/* What the teacher says is right; are there several classes? */
-static bool believe(fit *f) {
+bool fit_sees_several(const fit *f) {
+    uint32_t i = 1;
+    while (i < f->samples->count && f->lab.truth[i] == f->lab.truth[0]) i++;
+    return i < f->samples->count;
+}
+
+/* What the teacher says is right. */
+static void believe(fit *f) {
     uint32_t classes = f->p->plan->classes;
-    bool several = false;
-    for (uint32_t i = 0; i < f->samples->count; i++) {
-        f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
-        several = several || f->lab.truth[i] != f->lab.truth[0];
-    }
-    return several;
+    for (uint32_t i = 0; i < f->samples->count; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
 }
 
 static perse_teacher name_of(const fit *f, bool learnt, bool early, bool stable) {
@@ -256,8 +257,9 @@ perse_status fit_teach_without_labels(fit *f) {
     uint32_t known = stable ? perse_factory_classes(f->p->plan) : perse_named_classes(f->p->plan, &f->p->live);
     for (uint32_t k = 0; !stable && k < classes; k++) f->prior[k] = k < known ? 1.0 / known : 0;
     if (f->report->teacher == PERSE_TEACHER_NEAR) {
-        fit_even_out(f);
-        if (believe(f)) return PERSE_OK;
+        PERSE_TRY(fit_even_out(f));
+        believe(f);
+        if (fit_sees_several(f)) return PERSE_OK;
         f->o.neighbours = 0; /* evened out to one class: nothing to learn from */
         return fit_teach_without_labels(f);
     }

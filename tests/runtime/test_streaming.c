@@ -358,7 +358,7 @@ static void test_place_refusals(void) {
 static void test_estimate(void) {
     perse *p = open_with(2);
     perse_fit_options o = perse_fit_defaults();
-    perse_estimate e, twice;
+    perse_estimate e, twice, most;
     size_t size = perse_estimate_size(p);
     void *block = malloc(size);
     EXPECT(PERSE_OK, perse_estimate_fit(p, 100, 200, &o, block, size, &e));
@@ -367,6 +367,11 @@ static void test_estimate(void) {
     CHECK(e.memory == perse_memory_size(2) + p->plan->backbone_size + perse_fit_size(p, 200) + 200 * FEATURES * 2 + 100 * PIXELS);
     EXPECT(PERSE_OK, perse_estimate_fit(p, 100000, 200000, &o, block, size, &twice));
     CHECK(twice.seconds > 50 * e.seconds && twice.memory > 500 * (e.memory - perse_memory_size(2) - p->plan->backbone_size));
+    EXPECT(PERSE_OK, perse_estimate_fit(p, 0, 200, &o, block, size, &most));
+    CHECK(most.seconds_at_most > 2 * most.seconds); /* learnt twice, and all images compared */
+    o.neighbours = 0;
+    EXPECT(PERSE_OK, perse_estimate_fit(p, 0, 200, &o, block, size, &most));
+    CHECK(most.seconds_at_most == most.seconds);
     EXPECT(PERSE_OK, perse_save_pack(p)); /* the heads are as they were */
     uint8_t *factory = read_file(source, "heads.pack", &size);
     CHECK(same_file("heads.pack", factory, size));

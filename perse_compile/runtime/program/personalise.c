@@ -139,18 +139,26 @@ static uint32_t samples_with_cache(const options *o, perse *p, uint32_t images) 
     return samples < info.room ? (uint32_t)samples : info.room;
 }
 
-static perse_estimate estimate_fit(const options *o, perse *p, uint32_t images) {
+static bool any_label(const images *all) {
+    uint32_t i = 0;
+    while (all->labels != NULL && i < all->count && all->labels[i] < 0) i++;
+    return all->labels != NULL && i < all->count;
+}
+
+static perse_estimate estimate_fit(const options *o, perse *p, uint32_t images, bool labelled) {
     perse_estimate e;
+    perse_fit_options fit = o->fit;
+    if (labelled) fit.neighbours = 0; /* they count without labels only */
     size_t size = perse_estimate_size(p);
     void *memory = take_memory(size);
-    check(perse_estimate_fit(p, images, samples_with_cache(o, p, images), &o->fit, memory, size, &e));
+    check(perse_estimate_fit(p, images, samples_with_cache(o, p, images), &fit, memory, size, &e));
     free(memory);
     return e;
 }
 
 int estimate(const options *o) {
     perse *p = open_heads(o, PERSE_CREATE);
-    perse_estimate e = estimate_fit(o, p, o->images);
+    perse_estimate e = estimate_fit(o, p, o->images, false);
     print_estimate(o, NULL, &e);
     if (o->json) puts("");
     perse_close(p);
@@ -162,7 +170,7 @@ int personalise(const options *o) {
     for (uint32_t n = 0; n < o->new_classes; n++) check(perse_name_class(p, o->new_class[n]));
     perse_info i = perse_get_info(p);
     images all = open_images(o, p);
-    perse_estimate expected = estimate_fit(o, p, all.count);
+    perse_estimate expected = estimate_fit(o, p, all.count, any_label(&all));
     if (!o->json) print_estimate(o, NULL, &expected);
     double start = now();
     camera c;
