@@ -25,7 +25,7 @@ import numpy as np
 
 from perse_compile import driver, targets
 from perse_compile.building import build as building
-from perse_compile.building.link import RUNTIME, compile_c, zig
+from perse_compile.building.link import PROGRAM, RUNTIME, compile_c, zig
 from perse_compile.lowering.choices import nothing
 from perse_compile.program import Program
 from perse_compile.targets import Target
@@ -85,9 +85,8 @@ def compare(name: str, target_name: str, how: str, trials: int | None, folder: P
 def with_symbols(artifact: Path, target: Target, work: Path) -> Path:
     """The artifact's executable once more, from its library, with the names of its functions."""
     work.mkdir()
-    for path in RUNTIME.glob("*.[ch]"):
-        (work / path.name).write_bytes(path.read_bytes())
-    objects = compile_c(work, ["main.c", "npy.c"], zig(target))
+    sources = sorted(map(str, PROGRAM.glob("*.c")))
+    objects = compile_c(work, sources, [*zig(target), f"-I{RUNTIME}"])
     command = [*zig(target), "-O2", "-static", *objects, str(artifact.resolve() / "libperse.a"), "-lm", "-o"]
     subprocess.run([*command, str(artifact.resolve() / "perse-with-symbols")], cwd=work, check=True)
     return artifact / "perse-with-symbols"

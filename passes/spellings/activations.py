@@ -1,0 +1,100 @@
+"""Activations."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perse_compile.passes.spellings.rules import (
+    Node,
+    Rule,
+    Unsupported,
+    dimension,
+    in_place,
+    is_node,
+    of_module,
+    overwritten,
+)
+
+if TYPE_CHECKING:
+    from perse_compile.passes.canonicalise import Emitter
+
+
+def activation(op: str) -> Rule:
+    def rule(e: Emitter, input: Node, inplace: bool = False) -> Node:
+        return overwritten(e, input, e(op, input), inplace)
+
+    return rule
+
+
+def clamp(e: Emitter, input: Node, min: Any = None, max: Any = None) -> Node:
+    if is_node(min) or is_node(max) or isinstance(min, Tensor) or isinstance(max, Tensor):
+        raise Unsupported("limits that are tensors")
+    low, high = -math.inf if min is None else float(min), math.inf if max is None else float(max)
+    if (low, high) == (0.0, math.inf):
+        return e("relu", input)
+    return e("relu6", input) if (low, high) == (0.0, 6.0) else e("clamp", input, low, high)
+
+
+def hardtanh(e: Emitter, input: Node, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Node:
+    return overwritten(e, input, clamp(e, input, min_val, max_val), inplace)
+
+
+def leaky_relu(e: Emitter, input: Node, negative_slope: float = 0.01, inplace: bool = False) -> Node:
+    return overwritten(e, input, e("leaky_relu", input, float(negative_slope)), inplace)
+
+
+def elu(e: Emitter, input: Node, alpha: float = 1.0, inplace: bool = False) -> Node:
+    return overwritten(e, input, e("elu", input, float(alpha)), inplace)
+
+
+def prelu(e: Emitter, input: Node, weight: Tensor) -> Node:
+    """relu(x) - a * relu(-x)."""
+    slope = weight.detach().expand(e.shape(input)[1]).contiguous()
+    scale, shift = e.name_tensor(-slope, "scale"), e.name_tensor(torch.zeros_like(slope), "shift")
+    below = e(
+        "affine", e("relu", e("mul", input, -1.0, suffix="negated"), suffix="below"), scale, shift, suffix="scaled"
+    )
+    return e("add", e("relu", input, suffix="above"), below)
+
+
+def gelu(e: Emitter, input: Node, approximate: str = "none") -> Node:
+    if approximate == "none":
+        return e("gelu", input)
+    cubed = e("mul", e("mul", e("mul", input, input, suffix="squared"), input, suffix="cubed"), 0.044715, suffix="bent")
+    inner = e("mul", e("add", input, cubed, suffix="inner"), math.sqrt(2 / math.pi), suffix="scaled")
+    gate = e("add", e("tanh", inner, suffix="tanh"), 1.0, suffix="gate")
+    return e("mul", e("mul", input, gate, suffix="gated"), 0.5)
+
+
+def softmax(e: Emitter, input: Node, dim: int = -1, dtype: Any = None, _stacklevel: int = 3) -> Node:
+    return e("softmax", input, dimension(e, input, dim))
+
+
+relu, relu6, hardswish, hardsigmoid = (activation(op) for op in ("relu", "relu6", "hardswish", "hardsigmoid"))
+sigmoid, silu, tanh = (activation(op) for op in ("sigmoid", "silu", "tanh"))
+
+MODULES: dict[type[nn.Module], Rule] = {
+    nn.ReLU: of_module(relu), nn.ReLU6: of_module(relu6), nn.Hardswish: of_module(hardswish),
+    nn.Hardsigmoid: of_module(hardsigmoid), nn.Sigmoid: of_module(sigmoid), nn.SiLU: of_module(silu),
+    nn.Tanh: of_module(tanh), nn.GELU: of_module(gelu, "approximate"),
+    nn.Hardtanh: of_module(hardtanh, "min_val", "max_val"), nn.LeakyReLU: of_module(leaky_relu, "negative_slope"),
+    nn.ELU: of_module(elu, "alpha"), nn.PReLU: of_module(prelu, "weight"), nn.Softmax: of_module(softmax, "dim"),
+}  # fmt: skip
+
+METHODS: dict[str, Rule] = {
+    "relu": relu, "sigmoid": sigmoid, "tanh": tanh, "clamp": clamp, "clip": clamp, "softmax": softmax,
+}  # fmt: skip
+METHODS |= {f"{name}_": in_place(METHODS[name]) for name in ("relu", "sigmoid", "tanh", "clamp")}
+
+FUNCTIONS: dict[Any, Rule] = {
+    F.relu: relu, torch.relu: relu, F.relu6: relu6, F.hardswish: hardswish, F.hardsigmoid: hardsigmoid, F.silu: silu,
+    F.sigmoid: sigmoid, torch.sigmoid: sigmoid, F.tanh: tanh, torch.tanh: tanh, F.gelu: gelu, F.hardtanh: hardtanh,
+    F.leaky_relu: leaky_relu, F.elu: elu, F.prelu: prelu, torch.prelu: prelu, F.softmax: softmax,
+    torch.softmax: softmax, torch.clamp: clamp, torch.clip: clamp,
+    F.relu_: in_place(relu), torch.relu_: in_place(relu),
+}  # fmt: skip

@@ -1,0 +1,105 @@
+"""Arithmetic, with constants and tensors that broadcast."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, in_place, is_node, rank
+
+if TYPE_CHECKING:
+    from perse_compile.passes.canonicalise import Emitter
+
+
+def arithmetic(op: str) -> Rule:
+    def rule(e: Emitter, input: Any, other: Any, alpha: float = 1.0) -> Node:
+        if alpha != 1.0:
+            other = e("mul", other, float(alpha), suffix="alpha") if is_node(other) else other * alpha
+        if is_node(input) and is_node(other):
+            return e(op, input, other)
+        if is_node(other):
+            return with_constant_first(e, op, input, other)
+        return with_constant(e, op, input, other)
+
+    return rule
+
+
+def with_constant(e: Emitter, op: str, x: Node, constant: Any) -> Node:
+    """x op constant; a constant per channel becomes an affine, which may fold away later."""
+    if not isinstance(constant, Tensor):
+        return e(op, x, float(constant))
+    constant = constant.detach().float()
+    if constant.numel() == 1:
+        return e(op, x, float(constant))
+    per_channel = channel_constant(e, x, constant)
+    if per_channel is None:
+        shape, own = constant.shape[1:] if constant.dim() == rank(e, x) else constant.shape, e.shape(x)[1:]
+        if len(shape) > len(own) or (constant.dim() == rank(e, x) and constant.shape[0] != 1):
+            raise Unsupported(f"a constant of shape {tuple(constant.shape)} on {own}")
+        return e(op, x, e.name_tensor(constant, "constant"))
+    one, zero = torch.ones_like(per_channel), torch.zeros_like(per_channel)
+    scale = {"mul": per_channel, "div": 1.0 / per_channel}.get(op, one)
+    shift = {"add": per_channel, "sub": -per_channel}.get(op, zero)
+    return e("affine", x, e.name_tensor(scale, "scale"), e.name_tensor(shift, "shift"))
+
+
+def with_constant_first(e: Emitter, op: str, constant: Any, x: Node) -> Node:
+    if op == "sub":
+        return with_constant(e, "add", e("mul", x, -1.0, suffix="negated"), constant)
+    if op == "div":
+        raise Unsupported("a constant divided by a tensor")
+    return with_constant(e, op, x, constant)
+
+
+def channel_constant(e: Emitter, x: Node, constant: Tensor) -> Tensor | None:
+    """The constant as (C,), if it varies along dimension 1 of x only."""
+    shape = e.shape(x)
+    aligned = (1,) * (len(shape) - constant.dim()) + tuple(constant.shape)
+    fits = (
+        len(aligned) == len(shape) > 1
+        and aligned[1] == shape[1]
+        and all(s == 1 for i, s in enumerate(aligned) if i != 1)
+    )
+    return constant.reshape(-1) if fits else None
+
+
+def negative(e: Emitter, input: Node) -> Node:
+    return e("mul", input, -1.0)
+
+
+def power(e: Emitter, input: Node, exponent: Any) -> Node:
+    if exponent != 2:
+        raise Unsupported(f"power {exponent}; only squares")
+    return e("mul", input, input)
+
+
+def square(e: Emitter, input: Node) -> Node:
+    return e("mul", input, input)
+
+
+def expand(e: Emitter, input: Node, *sizes: Any) -> Node:
+    """Multiplying and adding broadcast by themselves."""
+    broadcasting = (operator.mul, operator.add, operator.sub, torch.mul, torch.add, "mul", "add", "sub", "mul_", "add_")
+    if any(user.target not in broadcasting for user in e.users()):
+        raise Unsupported("expanded for something else than arithmetic")
+    return input
+
+
+add, sub, mul, div = (arithmetic(op) for op in ("add", "sub", "mul", "div"))
+
+METHODS: dict[str, Rule] = {
+    "add": add, "sub": sub, "mul": mul, "div": div, "neg": negative, "pow": power, "square": square,
+    "expand": expand, "expand_as": expand,
+}  # fmt: skip
+METHODS |= {f"{name}_": in_place(METHODS[name]) for name in ("add", "sub", "mul", "div", "neg")}
+
+FUNCTIONS: dict[Any, Rule] = {
+    operator.add: add, torch.add: add, operator.sub: sub, torch.sub: sub, operator.mul: mul, torch.mul: mul,
+    operator.truediv: div, torch.div: div, operator.neg: negative, torch.neg: negative, operator.pow: power,
+    torch.pow: power, torch.square: square,
+    operator.iadd: in_place(add), operator.isub: in_place(sub), operator.imul: in_place(mul),
+    operator.itruediv: in_place(div),
+}  # fmt: skip

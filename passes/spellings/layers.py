@@ -1,0 +1,144 @@
+"""Layers with weights."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, is_node, pair, rank
+
+if TYPE_CHECKING:
+    from perse_compile.passes.canonicalise import Emitter
+
+
+def conv2d(
+    e: Emitter,
+    input: Node,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Node:
+    if is_node(weight) or is_node(bias):
+        raise Unsupported("weights computed from the image")
+    if rank(e, input) != 4:
+        raise Unsupported("a convolution needs (N, C, H, W)")
+    dilation = pair(dilation)
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        height, width = (d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
+        padding = (height // 2, width // 2)
+        if height % 2 or width % 2:
+            input = e(
+                "pad", input, (width // 2, width - width // 2, height // 2, height - height // 2), 0.0, suffix="pad"
+            )
+            padding = 0
+    return e("conv2d", input, weight, bias, pair(stride), pair(padding), dilation, int(groups))
+
+
+def conv2d_module(e: Emitter, m: nn.Conv2d, input: Node) -> Node:
+    if m.padding_mode != "zeros":
+        raise Unsupported(f"padding mode {m.padding_mode!r}; use zeros")
+    name_parameters(e, m)
+    return conv2d(e, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
+
+
+def linear(e: Emitter, input: Node, weight: Any, bias: Any = None) -> Node:
+    if is_node(weight) or is_node(bias):
+        raise Unsupported("weights computed from the image")
+    return e("linear", input, weight, bias)
+
+
+def linear_module(e: Emitter, m: nn.Linear, input: Node) -> Node:
+    name_parameters(e, m)
+    return linear(e, input, m.weight, m.bias)
+
+
+def name_parameters(e: Emitter, m: nn.Module) -> None:
+    """Parametrised weights are computed, so no name leads to them."""
+    for leaf in ("weight", "bias"):
+        if isinstance(getattr(m, leaf, None), Tensor) and leaf not in m._parameters:
+            e.name_tensor(getattr(m, leaf), leaf)
+
+
+def batch_norm(
+    e: Emitter, input: Node, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: Any = 0.1, eps: float = 1e-5,
+) -> Node:  # fmt: skip
+    if running_mean is None or running_var is None or training:
+        raise Unsupported("normalises by the batch itself; use running statistics")
+    scale = (1.0 if weight is None else weight.detach().double()) / torch.sqrt(running_var.detach().double() + eps)
+    shift = (0.0 if bias is None else bias.detach().double()) - running_mean.detach().double() * scale
+    return e("affine", input, e.name_tensor(scale.float(), "scale"), e.name_tensor(shift.float(), "shift"))
+
+
+def batch_norm_module(e: Emitter, m: nn.BatchNorm2d, input: Node) -> Node:
+    return batch_norm(e, input, m.running_mean, m.running_var, m.weight, m.bias, False, None, m.eps)
+
+
+def layer_norm(
+    e: Emitter, input: Node, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Node:
+    size = e.shape(input)[-1]
+    if tuple(normalized_shape) != (size,):
+        raise Unsupported("normalises over more than the last dimension")
+    weight = e.name_tensor(torch.ones(size), "weight") if weight is None else weight
+    bias = e.name_tensor(torch.zeros(size), "bias") if bias is None else bias
+    return e("layer_norm", input, weight, bias, float(eps))
+
+
+def layer_norm_module(e: Emitter, m: nn.LayerNorm, input: Node) -> Node:
+    return layer_norm(e, input, m.normalized_shape, m.weight, m.bias, m.eps)
+
+
+def group_norm(
+    e: Emitter, input: Node, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Node:
+    """Each group of channels is one row to normalise."""
+    shape = e.shape(input)
+    if len(shape) != 4 or shape[1] % num_groups:
+        raise Unsupported(f"{num_groups} groups of {shape[1:]}")
+    rows = e("reshape", input, (num_groups, math.prod(shape[1:]) // num_groups), suffix="groups")
+    normal = e("layer_norm", rows, None, None, float(eps), suffix="normal")
+    if weight is None:
+        return e("reshape", normal, shape[1:])
+    return e("affine", e("reshape", normal, shape[1:], suffix="image"), weight, bias)
+
+
+def group_norm_module(e: Emitter, m: nn.GroupNorm, input: Node) -> Node:
+    return group_norm(e, input, m.num_groups, m.weight, m.bias, m.eps)
+
+
+def instance_norm_module(e: Emitter, m: nn.InstanceNorm2d, input: Node) -> Node:
+    """As many groups as channels; with running statistics a batch norm."""
+    if m.running_mean is not None:
+        return batch_norm(e, input, m.running_mean, m.running_var, m.weight, m.bias, False, None, m.eps)
+    return group_norm(e, input, e.shape(input)[1], m.weight, m.bias, m.eps)
+
+
+def matmul(e: Emitter, input: Any, other: Any) -> Node:
+    if is_node(input) and isinstance(other, Tensor) and other.dim() == 2:
+        return linear(e, input, e.name_tensor(other.detach().t().contiguous(), "weight"))
+    raise Unsupported("a product of two tensors that depend on the image")
+
+
+MODULES: dict[type[nn.Module], Rule] = {
+    nn.Conv2d: conv2d_module, nn.Linear: linear_module, nn.LayerNorm: layer_norm_module,
+    nn.GroupNorm: group_norm_module, nn.InstanceNorm2d: instance_norm_module,
+    nn.BatchNorm1d: batch_norm_module, nn.BatchNorm2d: batch_norm_module, nn.SyncBatchNorm: batch_norm_module,
+}  # fmt: skip
+
+METHODS: dict[str, Rule] = {"matmul": matmul}
+
+FUNCTIONS: dict[Any, Rule] = {
+    F.conv2d: conv2d, torch.conv2d: conv2d, F.linear: linear, F.batch_norm: batch_norm, F.layer_norm: layer_norm,
+    F.group_norm: group_norm, operator.matmul: matmul, torch.matmul: matmul,
+}  # fmt: skip

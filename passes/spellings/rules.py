@@ -1,0 +1,83 @@
+"""What rules are made of: torch's arguments, the forms that one rule takes, and rules that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import fx, nn
+
+if TYPE_CHECKING:
+    from perse_compile.passes.canonicalise import Emitter
+
+Node = fx.Node
+Rule = Callable[..., Any]
+
+
+class Unsupported(Exception):
+    """This form of an operation cannot be compiled."""
+
+
+def pair(value: Any) -> tuple[int, int]:
+    value = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(value) == 1:
+        value = (value[0], value[0])
+    if len(value) != 2:
+        raise Unsupported(f"{value} is not two numbers: only 2D images can be compiled")
+    return int(value[0]), int(value[1])
+
+
+def is_node(value: Any) -> bool:
+    return isinstance(value, fx.Node)
+
+
+def rank(e: Emitter, x: Node) -> int:
+    return len(e.shape(x))
+
+
+def dimension(e: Emitter, x: Node, dim: int) -> int:
+    """Non-negative, and not the batch."""
+    dim = dim + rank(e, x) if dim < 0 else dim
+    if not 0 < dim < rank(e, x):
+        raise Unsupported("works across the batch; keep the batch as dimension 0")
+    return dim
+
+
+def in_place(rule: Rule) -> Rule:
+    """The rule of a method like relu_: what was x is the result from now on."""
+
+    def rule_in_place(e: Emitter, x: Node, *args: Any, **kwargs: Any) -> Any:
+        result = rule(e, x, *args, **kwargs)
+        if is_node(x):
+            e.overwrite(x, result)
+        return result
+
+    return rule_in_place
+
+
+def overwritten(e: Emitter, old: Node, new: Node, inplace: bool) -> Node:
+    if inplace:
+        e.overwrite(old, new)
+    return new
+
+
+def of_module(rule: Rule, *fields: str) -> Rule:
+    """Fields of the module are further arguments of the rule."""
+
+    def module_rule(e: Emitter, m: nn.Module, input: Node) -> Node:
+        result: Node = rule(e, input, *(getattr(m, field) for field in fields))
+        return overwritten(e, input, result, bool(getattr(m, "inplace", False)))
+
+    return module_rule
+
+
+def unchanged(e: Emitter, input: Node, *args: Any, **kwargs: Any) -> Node:
+    return input
+
+
+def unchanged_module(e: Emitter, m: nn.Module, input: Node) -> Node:
+    return input
+
+
+def nothing(e: Emitter, *args: Any, **kwargs: Any) -> None:
+    return None

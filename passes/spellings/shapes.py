@@ -1,0 +1,128 @@
+"""Shapes: changed, and asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, of_module, rank
+from perse_compile.shapes import BATCH
+
+if TYPE_CHECKING:
+    from perse_compile.passes.canonicalise import Emitter
+
+
+def reshape(e: Emitter, input: Node, *shape: Any) -> Node:
+    sizes = list(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+    if any(is_node(size) for size in sizes):
+        raise Unsupported("a shape computed from the image's content")
+    if -1 in sizes:
+        known = math.prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = math.prod(e.shape(input)) // max(known, 1)
+    return reshape_to(e, input, tuple(sizes))
+
+
+def reshape_to(e: Emitter, x: Node, shape: tuple[int, ...]) -> Node:
+    """To a shape with the batch. Two reshapes are one; none if nothing changes; a shuffle is an operation."""
+    if math.prod(shape) != math.prod(e.shape(x)):
+        raise Unsupported(f"cannot make {shape[1:]} of {e.shape(x)[1:]}")
+    if not shape or shape[0] != BATCH:
+        raise Unsupported(
+            "mixes the batch with other dimensions; keep the batch as dimension 0 (view(x.size(0), ...), flatten(1))"
+        )
+    source: Any = x.args[0] if x.args else None
+    if is_call(x, "reshape"):
+        return reshape_to(e, source, shape)
+    if is_call(x, "permute") and x.args[1] == (0, 2, 1, 3, 4) and is_call(source, "reshape"):
+        whole, groups = source.args[0], e.shape(source)[1]
+        if e.shape(whole) == shape:
+            return e("channel_shuffle", whole, groups)
+    return x if e.shape(x) == shape else e("reshape", x, tuple(shape[1:]))
+
+
+def flatten(e: Emitter, input: Node, start_dim: int = 0, end_dim: int = -1) -> Node:
+    shape = e.shape(input)
+    start, end = start_dim % len(shape), end_dim % len(shape)
+    return reshape_to(e, input, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
+
+
+def unflatten(e: Emitter, input: Node, dim: int, sizes: Any) -> Node:
+    shape, dim = e.shape(input), dimension(e, input, dim)
+    return reshape(e, input, (*shape[:dim], *sizes, *shape[dim + 1 :]))
+
+
+def squeeze(e: Emitter, input: Node, dim: Any = None) -> Node:
+    shape = e.shape(input)
+    dims = (
+        range(1, len(shape))
+        if dim is None
+        else [dimension(e, input, d) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))]
+    )
+    return reshape_to(e, input, tuple(s for i, s in enumerate(shape) if i not in dims or s != 1))
+
+
+def unsqueeze(e: Emitter, input: Node, dim: int) -> Node:
+    shape = list(e.shape(input))
+    shape.insert(dim + len(shape) + 1 if dim < 0 else dim, 1)
+    return reshape_to(e, input, tuple(shape))
+
+
+def permute(e: Emitter, input: Node, *dims: Any) -> Node:
+    order = tuple(d % rank(e, input) for d in (dims[0] if isinstance(dims[0], (tuple, list)) else dims))
+    if order[0] != 0:
+        raise Unsupported("moves the batch; keep it as dimension 0")
+    return input if order == tuple(range(len(order))) else e("permute", input, order)
+
+
+def transpose(e: Emitter, input: Node, dim0: int, dim1: int) -> Node:
+    order = list(range(rank(e, input)))
+    order[dim0], order[dim1] = order[dim1], order[dim0]
+    return permute(e, input, order)
+
+
+def channel_shuffle(e: Emitter, input: Node, groups: int) -> Node:
+    return e("channel_shuffle", input, int(groups))
+
+
+def size(e: Emitter, input: Node, dim: int | None = None) -> Any:
+    return e.shape(input) if dim is None else e.shape(input)[dim]
+
+
+def attribute(e: Emitter, input: Node, name: str) -> Any:
+    known = {
+        "shape": e.shape(input),
+        "ndim": rank(e, input),
+        "dtype": torch.float32,
+        "device": torch.device("cpu"),
+        "is_cuda": False,
+        "requires_grad": False,
+    }
+    if name not in known:
+        raise Unsupported(f"attribute {name!r} of a tensor")
+    return known[name]
+
+
+def is_call(x: Node, name: str) -> bool:
+    return x.op == "call_function" and x.target.__name__ == name  # type: ignore[union-attr]
+
+
+MODULES: dict[type[nn.Module], Rule] = {
+    nn.Flatten: of_module(flatten, "start_dim", "end_dim"),
+    nn.Unflatten: of_module(unflatten, "dim", "unflattened_size"),
+    nn.ChannelShuffle: of_module(channel_shuffle, "groups"),
+}  # fmt: skip
+
+METHODS: dict[str, Rule] = {
+    "view": reshape, "reshape": reshape, "flatten": flatten, "unflatten": unflatten, "squeeze": squeeze,
+    "unsqueeze": unsqueeze, "permute": permute, "transpose": transpose, "size": size, "dim": rank,
+}  # fmt: skip
+
+FUNCTIONS: dict[Any, Rule] = {
+    torch.reshape: reshape, torch.flatten: flatten, torch.unflatten: unflatten, torch.squeeze: squeeze,
+    torch.unsqueeze: unsqueeze, torch.permute: permute, torch.transpose: transpose,
+    F.channel_shuffle: channel_shuffle, torch.channel_shuffle: channel_shuffle, getattr: attribute,
+}  # fmt: skip
