@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx
 
 from perse_compile.errors import PassError
+from perse_compile.ops import ACTIVATIONS
 from perse_compile.passes.head_types import AUTO, HeadWish, make_exits
 from perse_compile.pipeline import Pass
 from perse_compile.program import CutPoint, Program
@@ -20,10 +21,7 @@ AUTOMATIC = 3
 EARLIEST = 0.02  # too little is known there
 LATEST = 0.95  # an exit that costs as good as everything saves nothing
 APART = 0.05  # automatic exits nearer to each other than this are one too many
-ELEMENTWISE = (
-    "affine", "relu", "relu6", "clamp", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "tanh",
-    "leaky_relu", "elu",
-)  # fmt: skip
+ELEMENTWISE = ("affine", *ACTIVATIONS)
 CONTINUES = (*ELEMENTWISE, "max_pool2d", "avg_pool2d", "pad", "permute", "layer_norm")
 
 

@@ -29,7 +29,8 @@ def node_macs(node: fx.Node) -> int:
         return 0
     return {
         "affine": out, "layer_norm": 4 * out,
-        "adaptive_avg_pool2d": source, "adaptive_max_pool2d": source, "mean": source, "pool_features": source,
+        "adaptive_avg_pool2d": source, "adaptive_max_pool2d": source, "mean": source, "amax": source,
+        "pool_features": source,
     }.get(name, 0)  # fmt: skip
 
 

@@ -46,14 +46,14 @@ RUNS_IN_TORCH = "does it run in PyTorch? forward must be made of torch operation
 # Of operations: (names of the function, method or module, what to do)
 OPERATIONS = (
     (
-        "gt|lt|ge|le|eq|ne|where|masked_fill|max|min|maximum|minimum|argmax|topk|sort|nonzero|sign|logical_.*",
+        "gt|lt|ge|le|eq|ne|where|masked_fill|argmax|topk|sort|nonzero|sign|logical_.*",
         "decisions by pixel are not compiled; torch.relu, torch.clamp or F.leaky_relu say many of them",
     ),
     ("item|tolist|numpy", "leave it a tensor"),
     ("rand.*|bernoulli|multinomial|normal_?", "random numbers belong to training; guard them with self.training"),
     (
-        "interpolate|Upsample.*|ConvTranspose2d|conv_transpose2d|pixel_shuffle|PixelShuffle|Fold|fold",
-        "images that grow are not compiled; a classifier seldom needs them",
+        "ConvTranspose2d|conv_transpose2d|Upsampling.*|Fold|fold",
+        "images grow by whole factors and repeated pixels only (F.interpolate by 'nearest')",
     ),
     (
         "LSTM|GRU|RNN|MultiheadAttention|Transformer.*|scaled_dot_product_attention|bmm|baddbmm|einsum|Embedding",

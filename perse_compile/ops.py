@@ -87,6 +87,34 @@ def elu(x: Tensor, alpha: float) -> Tensor:
     return F.elu(x, alpha)
 
 
+def softplus(x: Tensor) -> Tensor:
+    return F.softplus(x)
+
+
+def mish(x: Tensor) -> Tensor:
+    return F.mish(x)
+
+
+def exp(x: Tensor) -> Tensor:
+    return torch.exp(x)
+
+
+def log(x: Tensor) -> Tensor:
+    return torch.log(x)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    return torch.sqrt(x)
+
+
+def reciprocal(x: Tensor) -> Tensor:
+    return 1 / x
+
+
+def absolute(x: Tensor) -> Tensor:
+    return torch.abs(x)
+
+
 def softmax(x: Tensor, dim: int) -> Tensor:
     return torch.softmax(x, dim)
 
@@ -105,6 +133,14 @@ def mul(a: Tensor, b: Tensor | float) -> Tensor:
 
 def div(a: Tensor, b: Tensor | float) -> Tensor:
     return a / b
+
+
+def maximum(a: Tensor, b: Tensor) -> Tensor:
+    return torch.maximum(a, b)
+
+
+def minimum(a: Tensor, b: Tensor) -> Tensor:
+    return torch.minimum(a, b)
 
 
 def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> Tensor:
@@ -128,6 +164,11 @@ def adaptive_max_pool2d(x: Tensor, size: Pair) -> Tensor:
 def mean(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
     """dims are non-negative and never 0."""
     return x.mean(dims, keepdim)
+
+
+def amax(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
+    """dims are non-negative and never 0."""
+    return x.amax(dims, keepdim)
 
 
 def concat(tensors: Sequence[Tensor], dim: int) -> Tensor:
@@ -161,6 +202,16 @@ def pad(x: Tensor, pads: tuple[int, int, int, int], value: float) -> Tensor:
     return F.pad(x, pads, "constant", value)
 
 
+def pad_channels(x: Tensor, before: int, after: int, value: float) -> Tensor:
+    """(N,C,H,W) -> (N, before + C + after, H, W)."""
+    return F.pad(x, (0, 0, 0, 0, before, after), "constant", value)
+
+
+def upsample(x: Tensor, factors: Pair) -> Tensor:
+    """Every pixel of (N,C,H,W) so many times in height and in width."""
+    return x.repeat_interleave(factors[0], 2).repeat_interleave(factors[1], 3)
+
+
 def pool_features(x: Tensor, grid: int) -> Tensor:
     """What a head reads of its tap: means over a grid x grid raster, (N,C,H,W) -> (N, C*grid*grid), channels outermost.
 
@@ -187,14 +238,22 @@ def total(x: Tensor) -> Tensor:
     return x.sum()
 
 
+# What they do to one element depends on nothing else of the image.
+ACTIVATIONS = (
+    "relu", "relu6", "clamp", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "tanh", "leaky_relu", "elu",
+    "softplus", "mish", "exp", "log", "sqrt", "reciprocal", "absolute",
+)  # fmt: skip
+ARITHMETIC = ("add", "sub", "mul", "div", "maximum", "minimum")
+
 OPS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         conv2d, linear, affine, layer_norm,
-        relu, relu6, clamp, hardswish, hardsigmoid, sigmoid, silu, gelu, tanh, leaky_relu, elu, softmax,
-        add, sub, mul, div,
-        max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d, mean,
-        concat, slice_dim, reshape, permute, channel_shuffle, pad,
+        relu, relu6, clamp, hardswish, hardsigmoid, sigmoid, silu, gelu, tanh, leaky_relu, elu, softplus, mish,
+        exp, log, sqrt, reciprocal, absolute, softmax,
+        add, sub, mul, div, maximum, minimum,
+        max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d, mean, amax,
+        concat, slice_dim, reshape, permute, channel_shuffle, pad, pad_channels, upsample,
         pool_features, head, matmul, log_softmax, total,
     )
 }  # fmt: skip

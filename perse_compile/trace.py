@@ -14,6 +14,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +181,13 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 def input_spec(network: nn.Module, facts: dict[str, Any], input_size: tuple[int, int] | None) -> InputSpec:
     preset = facts["preset"]
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = int(said_of(network, "channels", first.in_channels if first is not None else 3))
     size: Any = input_size or said_of(network, "input_size", None)
     if size is None:
         size = preset.crop_size[0] if preset is not None else 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
     if min(height, width) < 1:
         raise ModelError(f"input size {height}x{width} is not a size; give --input-size as N or HxW")
+    channels = int(said_of(network, "channels", None) or channels_it_takes(network, height, width))
     mean: Sequence[float] = said_of(
         network, "mean", preset.mean if preset is not None else default(channels, IMAGENET_MEAN, GRAY_MEAN, 0.5)
     )
@@ -199,6 +199,17 @@ def input_spec(network: nn.Module, facts: dict[str, Any], input_size: tuple[int,
             f"mean {tuple(mean)} and std {tuple(std)} do not fit {channels} channels; correct the model's attributes"
         )
     return InputSpec(int(height), int(width), channels, tuple(map(float, mean)), tuple(map(float, std)))
+
+
+def channels_it_takes(network: nn.Module, height: int, width: int) -> int:
+    """Those of the first convolution, unless the network makes them of an image's and takes 3, or 1."""
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = first.in_channels if first is not None else 3
+    for tried in () if channels in (1, 3) else (channels, 3, 1):
+        with suppress(Exception), torch.no_grad():
+            network(torch.zeros(1, tried, height, width))
+            return tried
+    return channels
 
 
 def said_of(network: nn.Module, name: str, otherwise: Any) -> Any:
@@ -237,7 +248,7 @@ def try_out(network: nn.Module, module: fx.GraphModule, spec: InputSpec, model: 
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"{model} fails on a {spec.channels}x{spec.height}x{spec.width} image ({reason});"
-            " does it run in PyTorch? --input-size gives another size"
+            " does it run in PyTorch? --input-size gives another size, its attribute `channels` other channels"
         ) from error
     expected, found = expected.nan_to_num(), found.nan_to_num()  # damaged weights are found elsewhere
     if found.shape != expected.shape or (found - expected).abs().max() > TOLERANCE * expected.abs().max():

@@ -83,6 +83,7 @@ def test_conv2d(case: str, bias: bool, tmp_path: Path) -> None:
 ELEMENTWISE = {
     "relu": (), "relu6": (), "hardswish": (), "hardsigmoid": (), "sigmoid": (), "silu": (), "gelu": (), "tanh": (),
     "clamp": (-0.5, 0.75), "leaky_relu": (0.1,), "elu": (1.3,),
+    "softplus": (), "mish": (), "absolute": (),
 }  # fmt: skip
 
 
@@ -90,6 +91,42 @@ ELEMENTWISE = {
 @pytest.mark.parametrize("spread", [1.0, 40.0])
 def test_activation(name: str, spread: float, tmp_path: Path) -> None:
     check(lambda g, x, t: call(g, ops.OPS[name], call(g, ops.mul, x, spread), *ELEMENTWISE[name]), (5, 9, 8), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["log", "sqrt", "reciprocal"])
+@pytest.mark.parametrize(
+    "spread", [0.0, 10.0, 80.0]
+)  # ratio of the largest to the smallest is exp of about 6 times that
+def test_of_positive_numbers(name: str, spread: float, tmp_path: Path) -> None:
+    """Not relative to the largest: each by itself."""
+    torch.manual_seed(0)
+    module = graph_of(lambda g, x, t: call(g, ops.OPS[name], call(g, ops.clamp, x, 1e-30, 1e30)), (5, 9, 8))
+    x = torch.exp(torch.linspace(-spread / 2, spread / 2, 360)).reshape(1, 5, 9, 8)
+    np.testing.assert_allclose(run_compiled(module, x, tmp_path), module(x).numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_exp(tmp_path: Path) -> None:
+    module = graph_of(lambda g, x, t: call(g, ops.exp, x), (5, 9, 8))
+    x = torch.linspace(-80, 80, 360).reshape(1, 5, 9, 8)
+    np.testing.assert_allclose(run_compiled(module, x, tmp_path), module(x).numpy(), rtol=2e-6)
+
+
+def test_log_of_zero(tmp_path: Path) -> None:
+    module = graph_of(lambda g, x, t: call(g, ops.log, call(g, ops.relu, x)), (1, 1, 2))
+    got = run_compiled(module, torch.tensor([[[[-1.0, 1.0]]]]), tmp_path)
+    assert got.ravel().tolist() == [-np.inf, 0.0]
+
+
+@pytest.mark.parametrize("op", [ops.maximum, ops.minimum])
+def test_extremes_of_two(op: Any, tmp_path: Path) -> None:
+    build = lambda g, x, t: call(g, op, call(g, op, x, call(g, ops.mul, x, 0.5)), t("c", torch.randn(5, 1, 1)))  # noqa: E731
+    check(build, (5, 9, 8), tmp_path)
+
+
+@pytest.mark.parametrize("dims", [(1,), (2, 3), (3,), (1, 2, 3)])
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_greatest(dims: tuple[int, ...], keepdim: bool, tmp_path: Path) -> None:
+    check(lambda g, x, t: call(g, ops.amax, call(g, ops.sub, x, 9.0), dims, keepdim), (6, 5, 7), tmp_path)
 
 
 def test_residual_block(tmp_path: Path) -> None:
@@ -279,6 +316,25 @@ def test_shuffle_by_views(tmp_path: Path) -> None:
 
 def test_pad(tmp_path: Path) -> None:
     check(lambda g, x, t: call(g, ops.pad, x, (1, 2, 0, 3), 0.5), (3, 4, 5), tmp_path)
+
+
+def test_pad_channels(tmp_path: Path) -> None:
+    """A shortcut without weights, before a sum."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        wide = call(g, ops.conv2d, x, tensor("w", torch.randn(16, 6, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1)
+        return call(g, ops.relu, call(g, ops.add, wide, call(g, ops.pad_channels, x, 3, 7, 0.0)))
+
+    check(build, (6, 9, 11), tmp_path)
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (1, 3), (4, 1)])
+def test_upsample(factors: tuple[int, int], tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        grown = call(g, ops.upsample, call(g, ops.relu, x), factors)
+        return call(g, ops.conv2d, grown, tensor("w", torch.randn(8, 6, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1)
+
+    check(build, (6, 5, 7), tmp_path)
 
 
 def test_stack_of_everything_keeps_memory_apart(tmp_path: Path) -> None:

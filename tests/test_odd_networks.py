@@ -1,4 +1,4 @@
-"""Ten networks of the kind that people bring: the same answer at every exit, or the right message."""
+"""Networks of the kind that people bring: the same answer at every exit, or the right message."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from perse_compile.passes import default_pipeline
 from perse_compile.pipeline import run
 from perse_compile.program import Program
 from perse_compile.same_function import SameFunction
+from tests import odd_networks, published_networks
 from tests.helpers import traced
-from tests.odd_networks import ALL
 
 
 def as_written(network: nn.Module, pixels: np.ndarray, program: Program) -> np.ndarray:
@@ -25,7 +25,7 @@ def as_written(network: nn.Module, pixels: np.ndarray, program: Program) -> np.n
         return network(normalised(pixels, program.input)).numpy()
 
 
-@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", (*odd_networks.ALL, *published_networks.ALL), ids=lambda kind: kind.__name__)
 def test_the_same_at_every_exit(kind: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = kind()

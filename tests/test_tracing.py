@@ -90,7 +90,7 @@ UNKNOWN = {
     "decisions by pixel are not compiled": lambda m, x: torch.where(x > 0, x, x * 2),
     "leave it a tensor": lambda m, x: x * x.mean((2, 3)).item(),
     "random numbers belong to training": lambda m, x: x + torch.randn_like(x),
-    "images that grow are not compiled": lambda m, x: F.interpolate(x, scale_factor=2),
+    "images grow by whole factors": lambda m, x: m.layers["grown"](x),
     "only convolutional classifiers are compiled": lambda m, x: torch.einsum("nchw,nchw->nchw", x, x),
     "only 2D images are compiled": lambda m, x: m.layers["one"](x.flatten(2)).unsqueeze(2),
     "write it with those in `perse_compile/ops.py`": lambda m, x: torch.erf(x),
@@ -99,7 +99,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("message", UNKNOWN)
 def test_an_operation_that_is_not_compiled(message: str) -> None:
-    network = Body(UNKNOWN[message], one=nn.Conv1d(4, 4, 1))
+    network = Body(UNKNOWN[message], one=nn.AvgPool1d(2), grown=nn.ConvTranspose2d(4, 4, 2))
     program = traced(models.Plain())
     program.module = torch.fx.GraphModule(network, torch.fx.Tracer().trace(network))
     with pytest.raises(PassError, match=rf"no operation for this; {re.escape(message)}"):

@@ -20,7 +20,7 @@ __all__ = ["FUNCTIONS", "METHODS", "MODULES", "PLAIN_FUNCTIONS", "Unsupported"]
 MODULES: dict[type[nn.Module], Rule] = {nn.Identity: unchanged_module}
 MODULES |= layers.MODULES | activations.MODULES | pools.MODULES | shapes.MODULES | parts.MODULES
 
-METHODS: dict[str, Rule] = dict.fromkeys(("contiguous", "clone", "detach", "to", "float", "type_as"), unchanged)
+METHODS: dict[str, Rule] = dict.fromkeys(("contiguous", "clone", "detach", "to", "float", "type", "type_as"), unchanged)
 METHODS |= layers.METHODS | activations.METHODS | arithmetic.METHODS | pools.METHODS | shapes.METHODS | parts.METHODS
 
 FUNCTIONS: dict[Any, Rule] = {torch._assert: nothing}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, in_place, is_node, rank
+from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, elementwise, in_place, is_node, rank
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
+
+
+EXTREMES = ("maximum", "minimum")
 
 
 def arithmetic(op: str) -> Rule:
@@ -29,13 +33,14 @@ def arithmetic(op: str) -> Rule:
 
 def with_constant(e: Emitter, op: str, x: Node, constant: Any) -> Node:
     """x op constant; a constant per channel becomes an affine, which may fold away later."""
-    if not isinstance(constant, Tensor):
-        return e(op, x, float(constant))
-    constant = constant.detach().float()
-    if constant.numel() == 1:
-        return e(op, x, float(constant))
+    constant = constant.detach().float() if isinstance(constant, Tensor) else constant
+    if not isinstance(constant, Tensor) or constant.numel() == 1:
+        value = float(constant)
+        if op in EXTREMES:
+            return e("clamp", x, *((value, math.inf) if op == "maximum" else (-math.inf, value)))
+        return e(op, x, value)
     per_channel = channel_constant(e, x, constant)
-    if per_channel is None:
+    if per_channel is None or op in EXTREMES:
         shape, own = constant.shape[1:] if constant.dim() == rank(e, x) else constant.shape, e.shape(x)[1:]
         if len(shape) > len(own) or (constant.dim() == rank(e, x) and constant.shape[0] != 1):
             raise Unsupported(f"a constant of shape {tuple(constant.shape)} on {own}")
@@ -50,7 +55,7 @@ def with_constant_first(e: Emitter, op: str, constant: Any, x: Node) -> Node:
     if op == "sub":
         return with_constant(e, "add", e("mul", x, -1.0, suffix="negated"), constant)
     if op == "div":
-        raise Unsupported("a constant divided by a tensor")
+        return with_constant(e, "mul", e("reciprocal", x, suffix="reciprocal"), constant)
     return with_constant(e, op, x, constant)
 
 
@@ -70,14 +75,32 @@ def negative(e: Emitter, input: Node) -> Node:
     return e("mul", input, -1.0)
 
 
-def power(e: Emitter, input: Node, exponent: Any) -> Node:
-    if exponent != 2:
-        raise Unsupported(f"power {exponent}; only squares")
-    return e("mul", input, input)
+def power(e: Emitter, input: Any, exponent: Any) -> Node:
+    """Whole powers by products, others as exp(p log x), which like torch's are for what is not negative."""
+    if not is_node(input) or is_node(exponent) or (isinstance(exponent, Tensor) and exponent.numel() != 1):
+        raise Unsupported("an exponent computed from the image, or one for each channel")
+    p = float(exponent.detach() if isinstance(exponent, Tensor) else exponent)
+    if p < 0:
+        return e("reciprocal", power(e, input, -p))
+    if p == 0.5:
+        return e("sqrt", input)
+    if p in (1, 2, 3, 4):
+        square = e("mul", input, input, suffix="square") if p > 2 else input
+        return input if p == 1 else e("mul", square, square if p == 4 else input)
+    return e("exp", e("mul", e("log", input, suffix="log"), p, suffix="scaled"))
 
 
 def square(e: Emitter, input: Node) -> Node:
     return e("mul", input, input)
+
+
+def root_of_reciprocal(e: Emitter, input: Node) -> Node:
+    return e("reciprocal", e("sqrt", input, suffix="root"))
+
+
+def subtracted_from(e: Emitter, input: Any, other: Any, alpha: float = 1.0) -> Node:
+    result: Node = sub(e, other, input, alpha)
+    return result
 
 
 def expand(e: Emitter, input: Node, *sizes: Any) -> Node:
@@ -89,17 +112,27 @@ def expand(e: Emitter, input: Node, *sizes: Any) -> Node:
 
 
 add, sub, mul, div = (arithmetic(op) for op in ("add", "sub", "mul", "div"))
+maximum, minimum = (arithmetic(op) for op in EXTREMES)
+exp, log, sqrt = (elementwise(op) for op in ("exp", "log", "sqrt"))
+absolute, reciprocal = (elementwise(op) for op in ("absolute", "reciprocal"))
 
 METHODS: dict[str, Rule] = {
     "add": add, "sub": sub, "mul": mul, "div": div, "neg": negative, "pow": power, "square": square,
+    "true_divide": div, "maximum": maximum, "minimum": minimum, "exp": exp, "log": log, "sqrt": sqrt, "abs": absolute,
+    "rsqrt": root_of_reciprocal, "reciprocal": reciprocal, "rsub": subtracted_from,
     "expand": expand, "expand_as": expand,
 }  # fmt: skip
-METHODS |= {f"{name}_": in_place(METHODS[name]) for name in ("add", "sub", "mul", "div", "neg")}
+METHODS |= {
+    f"{name}_": in_place(METHODS[name]) for name in ("add", "sub", "mul", "div", "neg", "pow", "exp", "sqrt", "abs")
+}
 
 FUNCTIONS: dict[Any, Rule] = {
     operator.add: add, torch.add: add, operator.sub: sub, torch.sub: sub, operator.mul: mul, torch.mul: mul,
     operator.truediv: div, torch.div: div, operator.neg: negative, torch.neg: negative, operator.pow: power,
-    torch.pow: power, torch.square: square,
+    torch.pow: power, torch.square: square, torch.true_divide: div, torch.divide: div, torch.multiply: mul,
+    torch.subtract: sub, torch.rsub: subtracted_from, torch.maximum: maximum, torch.minimum: minimum, torch.exp: exp,
+    torch.log: log, torch.sqrt: sqrt, torch.rsqrt: root_of_reciprocal, torch.abs: absolute, operator.abs: absolute,
+    abs: absolute, torch.reciprocal: reciprocal,
     operator.iadd: in_place(add), operator.isub: in_place(sub), operator.imul: in_place(mul),
     operator.itruediv: in_place(div),
 }  # fmt: skip

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, is_node, pair, rank
+from perse_compile.passes.spellings.arithmetic import power
+from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, is_node, of_module, pair, rank
+from perse_compile.passes.spellings.shapes import reshape_to
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
@@ -42,6 +44,38 @@ def conv2d(
             )
             padding = 0
     return e("conv2d", input, weight, bias, pair(stride), pair(padding), dilation, int(groups))
+
+
+def conv1d(
+    e: Emitter,
+    input: Node,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Node:
+    """Of (N, C, L), as of an image of one row."""
+    if is_node(weight) or is_node(bias):
+        raise Unsupported("weights computed from the image")
+    _, channels, length = e.shape(input)
+    row = e("reshape", input, (channels, 1, length), suffix="row")
+    kernel = e.name_tensor(weight.detach().unsqueeze(2), "kernel")
+    pads = padding if isinstance(padding, str) else (0, one(padding))
+    made = conv2d(e, row, kernel, bias, (1, one(stride)), pads, (1, one(dilation)), groups)
+    return reshape_to(e, made, (e.shape(made)[0], e.shape(made)[1], e.shape(made)[3]))
+
+
+def one(value: Any) -> int:
+    return int(value[0] if isinstance(value, (tuple, list)) else value)
+
+
+def conv1d_module(e: Emitter, m: nn.Conv1d, input: Node) -> Node:
+    if m.padding_mode != "zeros":
+        raise Unsupported(f"padding mode {m.padding_mode!r}; use zeros")
+    name_parameters(e, m)
+    return conv1d(e, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
 
 
 def conv2d_module(e: Emitter, m: nn.Conv2d, input: Node) -> Node:
@@ -87,9 +121,16 @@ def batch_norm_module(e: Emitter, m: nn.BatchNorm2d, input: Node) -> Node:
 def layer_norm(
     e: Emitter, input: Node, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Node:
-    size = e.shape(input)[-1]
-    if tuple(normalized_shape) != (size,):
-        raise Unsupported("normalises over more than the last dimension")
+    shape, over = e.shape(input), tuple(normalized_shape)
+    size = shape[-1]
+    if len(over) >= len(shape) or over != shape[-len(over) :]:
+        raise Unsupported(f"normalises over {over} of {shape[1:]}")
+    if len(over) > 1:
+        kept = shape[: len(shape) - len(over)]
+        rows = reshape_to(e, input, (*kept, math.prod(over)))
+        normal = reshape_to(e, e("layer_norm", rows, None, None, float(eps), suffix="normal"), shape)
+        normal = normal if weight is None else e("mul", normal, weight, suffix="scaled")
+        return normal if bias is None else e("add", normal, bias)
     weight = e.name_tensor(torch.ones(size), "weight") if weight is None else weight
     bias = e.name_tensor(torch.zeros(size), "bias") if bias is None else bias
     return e("layer_norm", input, weight, bias, float(eps))
@@ -117,6 +158,29 @@ def group_norm_module(e: Emitter, m: nn.GroupNorm, input: Node) -> Node:
     return group_norm(e, input, m.num_groups, m.weight, m.bias, m.eps)
 
 
+def instance_norm(
+    e: Emitter, input: Node, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
+    use_input_stats: bool = True, momentum: Any = 0.1, eps: float = 1e-5,
+) -> Node:  # fmt: skip
+    if not use_input_stats:
+        return batch_norm(e, input, running_mean, running_var, weight, bias, False, None, eps)
+    return group_norm(e, input, e.shape(input)[1], weight, bias, eps)
+
+
+def local_response_norm(
+    e: Emitter, input: Node, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Node:
+    """x / (k + alpha * mean of the squares of `size` channels around)^beta; the mean as a 1x1 convolution."""
+    channels = e.shape(input)[1]
+    at = torch.arange(channels)
+    around = at[None] - at[:, None]  # of each channel, how far the others are
+    band = ((around >= -(size // 2)) & (around <= (size - 1) // 2)).float() * (alpha / size)
+    weight = e.name_tensor(band.reshape(channels, channels, 1, 1), "band")
+    bias = e.name_tensor(torch.full((channels,), float(k)), "k")
+    squares = e("mul", input, input, suffix="squares")
+    return e("div", input, power(e, conv2d(e, squares, weight, bias), beta))
+
+
 def instance_norm_module(e: Emitter, m: nn.InstanceNorm2d, input: Node) -> Node:
     """As many groups as channels; with running statistics a batch norm."""
     if m.running_mean is not None:
@@ -131,14 +195,16 @@ def matmul(e: Emitter, input: Any, other: Any) -> Node:
 
 
 MODULES: dict[type[nn.Module], Rule] = {
-    nn.Conv2d: conv2d_module, nn.Linear: linear_module, nn.LayerNorm: layer_norm_module,
+    nn.Conv2d: conv2d_module, nn.Conv1d: conv1d_module, nn.Linear: linear_module, nn.LayerNorm: layer_norm_module,
     nn.GroupNorm: group_norm_module, nn.InstanceNorm2d: instance_norm_module,
     nn.BatchNorm1d: batch_norm_module, nn.BatchNorm2d: batch_norm_module, nn.SyncBatchNorm: batch_norm_module,
+    nn.LocalResponseNorm: of_module(local_response_norm, "size", "alpha", "beta", "k"),
 }  # fmt: skip
 
 METHODS: dict[str, Rule] = {"matmul": matmul}
 
 FUNCTIONS: dict[Any, Rule] = {
-    F.conv2d: conv2d, torch.conv2d: conv2d, F.linear: linear, F.batch_norm: batch_norm, F.layer_norm: layer_norm,
-    F.group_norm: group_norm, operator.matmul: matmul, torch.matmul: matmul,
+    F.conv2d: conv2d, torch.conv2d: conv2d, F.conv1d: conv1d, torch.conv1d: conv1d, F.linear: linear,
+    F.batch_norm: batch_norm, F.layer_norm: layer_norm, F.group_norm: group_norm, F.instance_norm: instance_norm,
+    F.local_response_norm: local_response_norm, operator.matmul: matmul, torch.matmul: matmul,
 }  # fmt: skip

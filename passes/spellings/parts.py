@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, rank
-from perse_compile.passes.spellings.shapes import reshape_to
+from perse_compile.passes.spellings.shapes import reshape_to, unsqueeze
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
@@ -45,10 +46,23 @@ def take_slice(e: Emitter, x: Node, dim: int, item: slice) -> Node:
     start, stop, step = item.indices(e.shape(x)[dim])
     if step == 1:
         return take(e, x, dim, start, stop)
-    if dim not in (2, 3) or rank(e, x) != 4 or step < 1:
-        raise Unsupported("a slice with a step, other than of height and width")
+    if step < 1 or dim not in (2, 3) or rank(e, x) != 4:
+        return every(e, x, dimension(e, x, dim), start, stop, step)
     x = take(e, x, dim, start, stop)
     return e("max_pool2d", x, (1, 1), (step, 1) if dim == 2 else (1, step), (0, 0), (1, 1), False, suffix="every")
+
+
+def every(e: Emitter, x: Node, dim: int, start: int, stop: int, step: int) -> Node:
+    """Of channels and the like: the first of each of as many parts."""
+    if step < 1 or (stop - start) % step:
+        raise Unsupported(
+            f"a slice with a step that does not divide its {stop - start}, other than of height and width"
+        )
+    x = take(e, x, dim, start, stop)
+    shape = e.shape(x)
+    parts = e("reshape", x, (*shape[1:dim], shape[dim] // step, step, *shape[dim + 1 :]), suffix="parts")
+    first = e("slice_dim", parts, dim + 1, 0, 1, suffix="every")
+    return reshape_to(e, first, (*shape[:dim], shape[dim] // step, *shape[dim + 1 :]))
 
 
 def take(e: Emitter, x: Node, dim: int, start: int, stop: int) -> Node:
@@ -84,20 +98,68 @@ def select(e: Emitter, input: Node, dim: int, index: int) -> Any:
 
 
 def concat(e: Emitter, tensors: Any, dim: int = 0, axis: int | None = None) -> Node:
-    if not all(is_node(t) for t in tensors):
-        raise Unsupported("joins a constant to a tensor")
-    at = dimension(e, tensors[0], dim if axis is None else axis)
+    nodes = [t for t in tensors if is_node(t)]
+    at = dimension(e, nodes[0], dim if axis is None else axis)
+    if len(nodes) < len(tensors):
+        return join_constants(e, list(tensors), at)
     return tensors[0] if len(tensors) == 1 else e("concat", tuple(tensors), at)
+
+
+def join_constants(e: Emitter, tensors: list[Any], dim: int) -> Node:
+    """Channels of one number before or after those of an image, as in a shortcut without weights."""
+    first = next(i for i, t in enumerate(tensors) if is_node(t))
+    last = len(tensors) - next(i for i, t in enumerate(reversed(tensors)) if is_node(t))
+    around = [t for t in (*tensors[:first], *tensors[last:]) if not is_node(t)]
+    numbers = {float(t.flatten()[0]) for t in around if t.numel()}
+    same = all(bool((t == t.flatten()[0]).all()) for t in around if t.numel())
+    inside = tensors[first:last]
+    if not all(map(is_node, inside)) or dim != 1 or rank(e, inside[0]) != 4 or len(numbers) > 1 or not same:
+        raise Unsupported("joins a constant to a tensor, other than channels of one number")
+    image = inside[0] if len(inside) == 1 else e("concat", tuple(inside), 1, suffix="inside")
+    before, after = (sum(t.shape[1] for t in side) for side in (tensors[:first], tensors[last:]))
+    return e("pad_channels", image, before, after, numbers.pop() if numbers else 0.0)
+
+
+def stack(e: Emitter, tensors: Any, dim: int = 0) -> Node:
+    at = dim + rank(e, tensors[0]) + 1 if dim < 0 else dim
+    if at == 0:
+        raise Unsupported("works across the batch; keep the batch as dimension 0")
+    return concat(e, [unsqueeze(e, t, at) for t in tensors], at)
+
+
+def repeat(e: Emitter, input: Node, *sizes: Any) -> Node:
+    times = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+    if len(times) != rank(e, input) or times[0] != 1:
+        raise Unsupported("repeats the batch, or adds dimensions")
+    for dim, count in enumerate(times):
+        input = input if count == 1 else e("concat", (input,) * int(count), dim, suffix="repeated")
+    return input
+
+
+def unbind(e: Emitter, input: Node, dim: int = 0) -> tuple[Any, ...]:
+    at = dimension(e, input, dim)
+    return tuple(select(e, input, at, i) for i in range(e.shape(input)[at]))
+
+
+def filled(value: float) -> Callable[..., Tensor]:
+    """zeros_like and ones_like: a constant, which broadcasts along the batch."""
+
+    def rule(e: Emitter, input: Node, dtype: Any = None, device: Any = None) -> Tensor:
+        return torch.full((1, *e.shape(input)[1:]), value)
+
+    return rule
 
 
 def pad(e: Emitter, input: Node, pad: Any, mode: str = "constant", value: Any = None) -> Node:
     pads = [int(p) for p in pad]
     if mode != "constant":
         raise Unsupported(f"padding mode {mode!r}; use zeros")
-    if any(pads[4:]) or min(pads) < 0 or rank(e, input) != 4:
-        raise Unsupported("pads other than height and width, or negative ones")
-    left, right, top, bottom = [*pads, 0, 0, 0, 0][:4]
-    return e("pad", input, (left, right, top, bottom), float(value or 0.0)) if any(pads) else input
+    if any(pads[6:]) or min(pads) < 0 or rank(e, input) != 4:
+        raise Unsupported("pads other than channels, height and width, or negative ones")
+    left, right, top, bottom, before, after = [*pads, 0, 0, 0, 0, 0, 0][:6]
+    if before or after:
+        input = e("pad_channels", input, before, after, float(value or 0.0), suffix="channels")
+    return e("pad", input, (left, right, top, bottom), float(value or 0.0)) if any(pads[:4]) else input
 
 
 def pad_module(e: Emitter, m: nn.ZeroPad2d, input: Node) -> Node:
@@ -106,9 +168,18 @@ def pad_module(e: Emitter, m: nn.ZeroPad2d, input: Node) -> Node:
 
 MODULES: dict[type[nn.Module], Rule] = {nn.ZeroPad2d: pad_module, nn.ConstantPad2d: pad_module}
 
-METHODS: dict[str, Rule] = {"chunk": chunk, "split": split, "narrow": narrow, "select": select}
+METHODS: dict[str, Rule] = {
+    "chunk": chunk,
+    "split": split,
+    "narrow": narrow,
+    "select": select,
+    "repeat": repeat,
+    "tile": repeat,
+    "unbind": unbind,
+}
 
 FUNCTIONS: dict[Any, Rule] = {
     operator.getitem: getitem, torch.chunk: chunk, torch.split: split, torch.narrow: narrow, torch.select: select,
-    torch.cat: concat, torch.concat: concat, F.pad: pad,
+    torch.cat: concat, torch.concat: concat, F.pad: pad, torch.stack: stack, torch.unbind: unbind, torch.tile: repeat,
+    torch.zeros_like: filled(0.0), torch.ones_like: filled(1.0),
 }  # fmt: skip

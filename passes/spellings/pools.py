@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, of_module, pair, rank
+from perse_compile.passes.spellings.arithmetic import maximum, minimum
+from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, of_module, pair, rank
 from perse_compile.passes.spellings.shapes import reshape_to
 
 if TYPE_CHECKING:
@@ -72,11 +73,81 @@ def total(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False, dtype
 
 
 def greatest(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False) -> Node:
-    if dimensions(e, input, dim) != (2, 3) or rank(e, input) != 4:
-        raise Unsupported("a maximum over anything but height and width")
+    dims = dimensions(e, input, dim)
+    if dims != (2, 3) or rank(e, input) != 4:
+        return e("amax", input, dims, bool(keepdim))
     return reshape_to(
         e, e("adaptive_max_pool2d", input, (1, 1), suffix="pool"), e.shape(input)[:2] + (1, 1) * bool(keepdim)
     )
+
+
+def least(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False) -> Node:
+    return e("mul", greatest(e, e("mul", input, -1.0, suffix="negated"), dim, keepdim), -1.0)
+
+
+class Positions:
+    """Of maxima: nothing that is compiled can read them."""
+
+
+class Extremes(NamedTuple):
+    """What torch.max and torch.min give of a dimension."""
+
+    values: Node
+    indices: Positions
+
+
+def extremes(of_two: Rule, of_dimension: Rule) -> Rule:
+    """torch.max and torch.min, of two tensors or of one dimension."""
+
+    def rule(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False, other: Any = None) -> Node | Extremes:
+        other = dim if is_node(dim) or isinstance(dim, Tensor) else other
+        if other is not None:
+            result: Node = of_two(e, input, other)
+            return result
+        return Extremes(of_dimension(e, input, dim, keepdim), Positions())
+
+    return rule
+
+
+def var(
+    e: Emitter, input: Node, dim: Any = None, unbiased: bool = True, keepdim: bool = False, correction: Any = None
+) -> Node:
+    dims = dimensions(e, input, dim)
+    off = e("sub", input, e("mean", input, dims, True, suffix="mean"), suffix="off")
+    squares = e("mean", e("mul", off, off, suffix="squares"), dims, bool(keepdim), suffix="variance")
+    count = math.prod(e.shape(input)[d] for d in dims)
+    less = int(unbiased) if correction is None else int(correction)
+    return e("mul", squares, count / (count - less)) if less else squares
+
+
+def std(
+    e: Emitter, input: Node, dim: Any = None, unbiased: bool = True, keepdim: bool = False, correction: Any = None
+) -> Node:
+    return e("sqrt", var(e, input, dim, unbiased, keepdim, correction))
+
+
+def norm(
+    e: Emitter, input: Node, p: Any = 2, dim: Any = None, keepdim: bool = False, out: None = None, dtype: Any = None
+) -> Node:
+    if p not in (2, "fro"):
+        raise Unsupported(f"the norm {p}; only 2")
+    return e("sqrt", total(e, e("mul", input, input, suffix="squares"), dim, keepdim))
+
+
+def normalize(e: Emitter, input: Node, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None) -> Node:
+    return e("div", input, e("clamp", norm(e, input, p, dim, True), float(eps), math.inf, suffix="length"))
+
+
+def logsumexp(e: Emitter, input: Node, dim: Any, keepdim: bool = False) -> Node:
+    dims = dimensions(e, input, dim)
+    most = e("amax", input, dims, True, suffix="most")
+    powers = e("exp", e("sub", input, most, suffix="off"), suffix="powers")
+    kept = e("add", e("log", total(e, powers, dims, True), suffix="log"), most)
+    return kept if keepdim else reshape_to(e, kept, tuple(s for d, s in enumerate(e.shape(kept)) if d not in dims))
+
+
+def log_softmax(e: Emitter, input: Node, dim: Any = -1, _stacklevel: int = 3, dtype: Any = None) -> Node:
+    return e("sub", input, logsumexp(e, input, dim, True))
 
 
 def dimensions(e: Emitter, x: Node, dim: Any) -> tuple[int, ...]:
@@ -94,12 +165,20 @@ MODULES: dict[type[nn.Module], Rule] = {
         avg_pool2d, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: of_module(adaptive_avg_pool2d, "output_size"),
     nn.AdaptiveMaxPool2d: of_module(adaptive_max_pool2d, "output_size", "return_indices"),
+    nn.LogSoftmax: of_module(log_softmax, "dim"),
 }  # fmt: skip
 
-METHODS: dict[str, Rule] = {"mean": mean, "sum": total, "amax": greatest}
+torch_max, torch_min = extremes(maximum, greatest), extremes(minimum, least)
+
+METHODS: dict[str, Rule] = {
+    "mean": mean, "sum": total, "amax": greatest, "amin": least, "max": torch_max, "min": torch_min, "var": var,
+    "std": std, "norm": norm, "logsumexp": logsumexp, "log_softmax": log_softmax,
+}  # fmt: skip
 
 FUNCTIONS: dict[Any, Rule] = {
     F.max_pool2d: max_pool2d, torch.max_pool2d: max_pool2d, F.avg_pool2d: avg_pool2d,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d, F.adaptive_max_pool2d: adaptive_max_pool2d,
-    torch.mean: mean, torch.sum: total, torch.amax: greatest,
+    torch.mean: mean, torch.sum: total, torch.amax: greatest, torch.amin: least, torch.max: torch_max,
+    torch.min: torch_min, torch.var: var, torch.std: std, torch.norm: norm, torch.linalg.vector_norm: norm,
+    F.normalize: normalize, torch.logsumexp: logsumexp, F.log_softmax: log_softmax, torch.log_softmax: log_softmax,
 }  # fmt: skip

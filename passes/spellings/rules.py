@@ -61,6 +61,13 @@ def overwritten(e: Emitter, old: Node, new: Node, inplace: bool) -> Node:
     return new
 
 
+def elementwise(op: str) -> Rule:
+    def rule(e: Emitter, input: Node, inplace: bool = False) -> Node:
+        return overwritten(e, input, e(op, input), inplace)
+
+    return rule
+
+
 def of_module(rule: Rule, *fields: str) -> Rule:
     """Fields of the module are further arguments of the rule."""
 

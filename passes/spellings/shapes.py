@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, of_module, rank
+from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, of_module, pair, rank
 from perse_compile.shapes import BATCH
 
 if TYPE_CHECKING:
@@ -84,6 +84,49 @@ def transpose(e: Emitter, input: Node, dim0: int, dim1: int) -> Node:
     return permute(e, input, order)
 
 
+def movedim(e: Emitter, input: Node, source: Any, destination: Any) -> Node:
+    moved, to = ([d % rank(e, input) for d in ((x,) if isinstance(x, int) else x)] for x in (source, destination))
+    order = [d for d in range(rank(e, input)) if d not in moved]
+    for dim, place in sorted(zip(moved, to, strict=True), key=lambda pair: pair[1]):
+        order.insert(place, dim)
+    return permute(e, input, order)
+
+
+def pixel_shuffle(e: Emitter, input: Node, upscale_factor: int) -> Node:
+    _, channels, height, width = e.shape(input)
+    r = int(upscale_factor)
+    parts = e("reshape", input, (channels // r**2, r, r, height, width), suffix="parts")
+    return e(
+        "reshape", e("permute", parts, (0, 1, 4, 2, 5, 3), suffix="moved"), (channels // r**2, height * r, width * r)
+    )
+
+
+def pixel_unshuffle(e: Emitter, input: Node, downscale_factor: int) -> Node:
+    _, channels, height, width = e.shape(input)
+    r = int(downscale_factor)
+    parts = e("reshape", input, (channels, height // r, r, width // r, r), suffix="parts")
+    return e(
+        "reshape", e("permute", parts, (0, 1, 3, 5, 2, 4), suffix="moved"), (channels * r**2, height // r, width // r)
+    )
+
+
+def interpolate(
+    e: Emitter, input: Node, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+    align_corners: Any = None, recompute_scale_factor: Any = None, antialias: bool = False,
+) -> Node:  # fmt: skip
+    """To the same size, or so many times as large by repeating pixels."""
+    own = e.shape(input)[2:]
+    if size is None:
+        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * len(own)
+        size = [int(n * factor) for n, factor in zip(own, factors, strict=True)]
+    wanted = pair(size)
+    if wanted == own:
+        return input
+    if mode not in ("nearest", "nearest-exact") or wanted[0] % own[0] or wanted[1] % own[1]:
+        raise Unsupported(f"from {own} to {wanted} by {mode!r}; only whole factors by 'nearest'")
+    return e("upsample", input, (wanted[0] // own[0], wanted[1] // own[1]))
+
+
 def channel_shuffle(e: Emitter, input: Node, groups: int) -> Node:
     return e("channel_shuffle", input, int(groups))
 
@@ -92,7 +135,11 @@ def size(e: Emitter, input: Node, dim: int | None = None) -> Any:
     return e.shape(input) if dim is None else e.shape(input)[dim]
 
 
-def attribute(e: Emitter, input: Node, name: str) -> Any:
+def attribute(e: Emitter, input: Any, name: str) -> Any:
+    if not is_node(input):
+        return getattr(input, name)
+    if name == "mT":
+        return transpose(e, input, -2, -1)
     known = {
         "shape": e.shape(input),
         "ndim": rank(e, input),
@@ -114,15 +161,22 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Flatten: of_module(flatten, "start_dim", "end_dim"),
     nn.Unflatten: of_module(unflatten, "dim", "unflattened_size"),
     nn.ChannelShuffle: of_module(channel_shuffle, "groups"),
+    nn.PixelShuffle: of_module(pixel_shuffle, "upscale_factor"),
+    nn.PixelUnshuffle: of_module(pixel_unshuffle, "downscale_factor"),
+    nn.Upsample: of_module(interpolate, "size", "scale_factor", "mode"),
+    nn.UpsamplingNearest2d: of_module(interpolate, "size", "scale_factor"),
 }  # fmt: skip
 
 METHODS: dict[str, Rule] = {
     "view": reshape, "reshape": reshape, "flatten": flatten, "unflatten": unflatten, "squeeze": squeeze,
     "unsqueeze": unsqueeze, "permute": permute, "transpose": transpose, "size": size, "dim": rank,
+    "swapaxes": transpose, "swapdims": transpose, "movedim": movedim,
 }  # fmt: skip
 
 FUNCTIONS: dict[Any, Rule] = {
     torch.reshape: reshape, torch.flatten: flatten, torch.unflatten: unflatten, torch.squeeze: squeeze,
     torch.unsqueeze: unsqueeze, torch.permute: permute, torch.transpose: transpose,
     F.channel_shuffle: channel_shuffle, torch.channel_shuffle: channel_shuffle, getattr: attribute,
+    torch.swapaxes: transpose, torch.swapdims: transpose, torch.movedim: movedim, F.interpolate: interpolate,
+    F.pixel_shuffle: pixel_shuffle, F.pixel_unshuffle: pixel_unshuffle,
 }  # fmt: skip

@@ -77,6 +77,44 @@ def erf(x: Expr) -> Expr:
     return x * p / q
 
 
+def _log1p(f: Expr, *coefficients: float) -> Expr:
+    """f * P(f), P a polynomial for log(1 + f) / f."""
+    return f * polynomial(f, *coefficients)
+
+
+def log(x: Expr) -> Expr:
+    """n * ln 2 + log m with x = 2^n * m and m between the roots of 1/2 and 2; relative error about 2e-7.
+
+    The polynomial is by interpolation at the Chebyshev points, of degree 9 (5e-9). Of zero and of what is less:
+    minus infinity, which torch gives for zero alone.
+    """
+    bits = tirx.reinterpret("int32", x)
+    root = int(np.float32(0.5**0.5).view(np.int32))
+    n = (bits - tirx.const(root, "int32")) >> tirx.const(23, "int32")
+    m = tirx.reinterpret("float32", bits - (n << tirx.const(23, "int32")))
+    part = _log1p(
+        m - constant(1.0), -0.07451186329126358, 0.12806610763072968, -0.13266031444072723, 0.14199650287628174,
+        -0.1660836935043335, 0.20000939071178436, -0.2500157952308655, 0.33333346247673035, -0.49999988079071045, 1.0,
+    )  # fmt: skip
+    return tirx.Select(x > constant(0.0), part + n.astype("float32") * constant(0.6931471805599453), constant(-np.inf))
+
+
+def softplus(x: Expr) -> Expr:
+    """relu(x) + log(1 + exp(-|x|)), by a polynomial of degree 9 found like that of log (5e-9)."""
+    falling = exp(constant(0.0) - tirx.abs(x))
+    return _maximum(x, constant(0.0)) + _log1p(
+        falling, -0.0031760570127516985, 0.019542528316378593, -0.05637361481785774, 0.10543623566627502,
+        -0.1526966691017151, 0.1966327428817749, -0.24951615929603577, 0.33329710364341736, -0.49999892711639404, 1.0,
+    )  # fmt: skip
+
+
+def mish(x: Expr) -> Expr:
+    """x * tanh(softplus(x)), which is x * n / (n + 2) with n = e (e + 2) and e = exp(x)."""
+    e = exp(_minimum(x, constant(20.0)))
+    n = e * (e + constant(2.0))
+    return x * n / (n + constant(2.0))
+
+
 def hardsigmoid(x: Expr) -> Expr:
     return clamp(x + constant(3.0), 0.0, 6.0) * constant(1.0 / 6.0)
 
@@ -93,6 +131,13 @@ UNARY: dict[str, Callable[..., Expr]] = {
     "tanh": tanh,
     "leaky_relu": lambda x, slope: tirx.Select(x > constant(0.0), x, x * constant(slope)),
     "elu": lambda x, alpha: tirx.Select(x > constant(0.0), x, (exp(x) - constant(1.0)) * constant(alpha)),
+    "softplus": softplus,
+    "mish": mish,
+    "exp": exp,
+    "log": log,
+    "sqrt": tirx.sqrt,
+    "reciprocal": lambda x: constant(1.0) / x,
+    "absolute": tirx.abs,
 }
 
 BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
@@ -100,4 +145,6 @@ BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
+    "maximum": _maximum,
+    "minimum": _minimum,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from math import prod
 
 from torch import fx
 
@@ -15,11 +16,20 @@ from perse_compile.lowering.expressions import BINARY, UNARY
 
 ANCHORS = {
     "conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean",
-    "layer_norm", "softmax", "pool_features",
+    "amax", "layer_norm", "softmax", "pool_features",
 }  # fmt: skip
 ELEMENTWISE = {*UNARY, *BINARY, "affine"}
-WRITES_IMAGES = {"conv2d", "max_pool2d", "avg_pool2d", "slice_dim", "pad", "channel_shuffle", "concat", *ELEMENTWISE}
-MOVES = {"concat", "slice_dim", "reshape", "permute", "channel_shuffle", "pad"}
+WRITES_IMAGES = {
+    "conv2d", "max_pool2d", "avg_pool2d", "slice_dim", "pad", "pad_channels", "upsample", "channel_shuffle", "concat",
+    *ELEMENTWISE,
+}  # fmt: skip
+MOVES = {"concat", "slice_dim", "reshape", "permute", "channel_shuffle", "pad", "pad_channels", "upsample"}
+
+# How often an expression has its argument in it: behind each other that multiplies, and so does the time to compile it.
+READS = {
+    "sigmoid": 11, "silu": 12, "gelu": 22, "tanh": 11, "elu": 13, "softplus": 111, "mish": 45, "exp": 11, "log": 22,
+}  # fmt: skip
+MOST_READS = 500
 
 
 @dataclass
@@ -79,5 +89,7 @@ def _group_to_join(
             continue
         if op in ELEMENTWISE and source.meta["shape"] != node.meta["shape"]:
             continue  # the node broadcasts this operand: the kernel's loops would not fit
+        if prod(READS.get(op_of(member), 1) for member in (*group.nodes, node)) > MOST_READS:
+            continue
         joinable.append(group)
     return max(joinable, key=groups.index, default=None)

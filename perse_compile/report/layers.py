@@ -14,6 +14,7 @@ from typing import Any
 from torch import fx
 
 from perse_compile.macs import node_macs
+from perse_compile.ops import ACTIVATIONS, ARITHMETIC
 from perse_compile.program import Program
 from perse_compile.rewriting import data_inputs, is_op
 
@@ -21,14 +22,13 @@ Layer = dict[str, Any]
 Path = tuple[str, ...]  # of a module
 MOST = 10  # layers of a block, if its modules can be told apart
 FOLLOWS = (
-    "affine", "layer_norm", "relu", "relu6", "clamp", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "tanh",
-    "leaky_relu", "elu", "softmax", "reshape", "permute", "channel_shuffle", "pad",
+    "affine", "layer_norm", *ACTIVATIONS, "softmax", "reshape", "permute", "channel_shuffle", "pad", "pad_channels",
+    "upsample", *ARITHMETIC,
 )  # fmt: skip
-ARITHMETIC = ("add", "sub", "mul", "div")  # with one tensor of the network: it follows
 KINDS = {
     "conv2d": "convolution", "linear": "linear", "matmul": "linear", "concat": "join", "slice_dim": "split",
     **dict.fromkeys(ARITHMETIC, "join"),
-    **dict.fromkeys(("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean"), "pool"),
+    **dict.fromkeys(("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "amax"), "pool"),
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def _groups(program: Program) -> list[list[fx.Node]]:
             continue
         sources = data_inputs(node)
         alone = len(sources) == 1 and sources[0] in last and len(sources[0].users) == 1
-        if alone and is_op(node, *FOLLOWS, *ARITHMETIC):
+        if alone and is_op(node, *FOLLOWS):
             group = last.pop(sources[0])
             group.append(node)
         else:

@@ -162,6 +162,7 @@ LOWER: dict[str, Callable[[Scope, fx.Node], Value]] = {
     "adaptive_max_pool2d": pooling.adaptive_max_pool2d,
     "pool_features": pooling.pool_features,
     "mean": pooling.mean,
+    "amax": pooling.amax,
     "layer_norm": normalisation.layer_norm,
     "softmax": normalisation.softmax,
     "affine": pointwise.affine,
@@ -171,6 +172,8 @@ LOWER: dict[str, Callable[[Scope, fx.Node], Value]] = {
     "permute": moves.permute,
     "channel_shuffle": moves.channel_shuffle,
     "pad": moves.pad,
+    "pad_channels": moves.pad_channels,
+    "upsample": moves.upsample,
     **dict.fromkeys(UNARY, pointwise.unary),
     **dict.fromkeys(BINARY, pointwise.binary),
 }

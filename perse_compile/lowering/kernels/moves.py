@@ -8,6 +8,7 @@ from torch import fx
 from tvm import te, tirx
 
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.kernels.padding import pad_tensor
 from perse_compile.lowering.kernels.scope import Scope, args_of
 from perse_compile.lowering.values import CHANNELS_LAST, Value, default_order, transposed
@@ -88,3 +89,27 @@ def pad(scope: Scope, node: fx.Node) -> Value:
     if min(left, right, top, below) < 0:
         raise LoweringError(f"node {node.name}: negative padding {args_of(node)[1]}")
     return Value(pad_tensor(value.tensor, (top, below, left, right), float(args_of(node)[2])), CHANNELS_LAST)
+
+
+def pad_channels(scope: Scope, node: fx.Node) -> Value:
+    value = transposed(scope.read(args_of(node)[0]), CHANNELS_LAST)
+    before, fill, own = args_of(node)[1], constant(args_of(node)[3]), value.shape[-1]
+    channels, height, width = node.meta["shape"]
+
+    def at(n: Any, h: Any, w: Any, c: Any) -> Any:
+        inside = tirx.all(c >= before, c < before + own)
+        return tirx.if_then_else(inside, value.tensor(n, h, w, c - before), fill)
+
+    return Value(te.compute((1, height, width, channels), at, name="padded"), CHANNELS_LAST)
+
+
+def upsample(scope: Scope, node: fx.Node) -> Value:
+    value = transposed(scope.read(args_of(node)[0]), CHANNELS_LAST)
+    down, across = args_of(node)[1]
+    channels, height, width = node.meta["shape"]
+    out = te.compute(
+        (1, height, width, channels),
+        lambda n, h, w, c: value.tensor(n, h // down, w // across, c),
+        name="upsampled",
+    )
+    return Value(out, CHANNELS_LAST)

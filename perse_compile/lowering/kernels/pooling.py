@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -182,20 +183,30 @@ def mean(scope: Scope, node: fx.Node) -> Value:
 
 
 def mean_any(scope: Scope, node: fx.Node, value: Value) -> Value:
-    dims: tuple[int, ...] = args_of(node)[1]
+    factor = constant(1.0 / math.prod(value.logical[d] for d in args_of(node)[1]))
+    return reduced(scope, node, value, te.sum, lambda total: total * factor)
+
+
+def amax(scope: Scope, node: fx.Node) -> Value:
+    return reduced(scope, node, scope.read(args_of(node)[0]), te.max, lambda greatest: greatest)
+
+
+def reduced(
+    scope: Scope, node: fx.Node, value: Value, reduce: Callable[..., Any], finish: Callable[[Any], Any]
+) -> Value:
+    """Over any dimensions of a value that lies in any order."""
+    dims, keepdim = args_of(node)[1:3]
     plain = transposed(value, tuple(range(len(value.order))))
     axes = {d: te.reduce_axis((0, plain.logical[d]), f"r{d}") for d in dims}
     out_shape = (1, *node.meta["shape"])
     kept = [d for d in range(len(plain.logical)) if d not in axes]
 
     def at(*index: Any) -> Any:
-        position = dict(zip(range(len(out_shape)) if args_of(node)[2] else kept, index, strict=True))
-        return te.sum(
-            plain.tensor(*[axes.get(d, position.get(d)) for d in range(len(plain.logical))]), axis=list(axes.values())
-        )
+        position = dict(zip(range(len(out_shape)) if keepdim else kept, index, strict=True))
+        where = [axes.get(d, position.get(d)) for d in range(len(plain.logical))]
+        return reduce(plain.tensor(*where), axis=list(axes.values()))
 
     total = te.compute(out_shape, at, name="total")
-    factor = constant(1.0 / math.prod(plain.logical[d] for d in dims))
     scope.schedule = partial(elementwise.schedule_any, target=scope.target)
-    out = Value(te.compute(out_shape, lambda *i: total(*i) * factor, name="mean"), tuple(range(len(out_shape))))
+    out = Value(te.compute(out_shape, lambda *i: finish(total(*i)), name="reduced"), tuple(range(len(out_shape))))
     return transposed(out, default_order(len(out_shape)))

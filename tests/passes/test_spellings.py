@@ -1,0 +1,135 @@
+"""Operations as people write them: canonicalised they compute what they did. ops themselves: tests/test_kernels.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perse_compile.errors import PassError
+from perse_compile.passes.canonicalise import Canonicalise
+from perse_compile.passes.evaluation_form import EvaluationForm
+from perse_compile.pipeline import run
+from tests.helpers import check_pass, traced
+
+CHANNELS, SIZE = 8, 6
+
+
+class Around(nn.Module):
+    """A network with something in its middle, which gets (N, 8, 6, 6)."""
+
+    input_size = SIZE
+
+    def __init__(self, middle: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, CHANNELS, 3, padding=1)
+        self.middle = middle
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.middle(self.first(x)).flatten(1)
+
+
+def positive(x: Tensor) -> Tensor:
+    return x.mul(x) + 0.1
+
+
+def cbam(x: Tensor) -> Tensor:
+    most, _ = torch.max(x, dim=1, keepdim=True)
+    return x * torch.sigmoid(torch.cat([x.mean(1, keepdim=True), most], 1).sum(1, keepdim=True))
+
+
+class GeneralisedMean(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor([2.5]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x.clamp(min=1e-6).pow(self.p), 3).pow(1.0 / self.p)
+
+
+def response_norm(x: Tensor) -> Tensor:
+    """ConvNeXt V2's."""
+    length = torch.norm(x, p=2, dim=(2, 3), keepdim=True)
+    return x * (length / (length.mean(dim=1, keepdim=True) + 1e-6))
+
+
+def one_of(x: Tensor) -> Tensor:
+    return torch.unbind(x, 1)[3]
+
+
+MIDDLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "Mish": nn.Mish(), "SELU": nn.SELU(), "CELU": nn.CELU(0.7), "Softplus": nn.Softplus(),
+    "LogSigmoid": nn.LogSigmoid(),
+    "Softplus of another steepness": nn.Softplus(2.0), "Softsign": nn.Softsign(), "Tanhshrink": nn.Tanhshrink(),
+    "Softshrink": nn.Softshrink(0.3), "RReLU": nn.RReLU(), "Threshold": nn.Threshold(0.2, 0.2), "GLU": nn.GLU(1),
+    "Softmax2d": nn.Softmax2d(), "clamp_min": lambda x: x.clamp_min(0.1),
+    "clamp_max": lambda x: torch.clamp_max(x, 0.1), "exp": torch.exp,
+    "log": lambda x: positive(x).log(), "sqrt": lambda x: torch.sqrt(positive(x)),
+    "rsqrt": lambda x: positive(x).rsqrt(), "abs": abs, "reciprocal": lambda x: positive(x).reciprocal(),
+    "a number by a tensor": lambda x: 2.0 / positive(x), "rsub": lambda x: torch.rsub(x, 1.5),
+    "pow 1": lambda x: x.pow(1), "pow 3": lambda x: x**3, "pow 4": lambda x: torch.pow(x, 4),
+    "pow -1": lambda x: positive(x) ** -1, "pow 0.5": lambda x: positive(x) ** 0.5,
+    "pow 1.7": lambda x: positive(x) ** 1.7, "pow -2.5": lambda x: positive(x).pow(-2.5),
+    "maximum": lambda x: torch.maximum(x, x * 0.5), "max of two": lambda x: torch.max(x, x * 0.5),
+    "minimum of a constant": lambda x: torch.minimum(x, torch.tensor(0.3)),
+    "maximum of constants": lambda x: torch.maximum(x, torch.linspace(-1, 1, CHANNELS).reshape(-1, 1, 1)),
+    "max": lambda x: x.max(1)[0], "max's values": lambda x: x.max(dim=-1, keepdim=True).values,
+    "min": lambda x: torch.min(x, 2)[0], "amin": lambda x: x.amin((1, 2)), "amax": lambda x: torch.amax(x, (2, 3)),
+    "CBAM": cbam, "generalised mean": GeneralisedMean(), "response norm": response_norm,
+    "var": lambda x: x.var(1), "var of all": lambda x: torch.var(x, dim=(2, 3), unbiased=False, keepdim=True),
+    "std": lambda x: x / (x.std(dim=(2, 3), keepdim=True) + 1), "normalize": lambda x: F.normalize(x, dim=1),
+    "var's correction": lambda x: x.var(dim=1, correction=0),
+    "vector_norm": lambda x: torch.linalg.vector_norm(x, dim=1), "logsumexp": lambda x: torch.logsumexp(x, 1),
+    "log_softmax": lambda x: F.log_softmax(x, 1), "LogSoftmax": nn.LogSoftmax(1),
+    "LocalResponseNorm": nn.LocalResponseNorm(5, alpha=0.1), "even LocalResponseNorm": nn.LocalResponseNorm(4, k=2.0),
+    "instance_norm": lambda x: F.instance_norm(x), "LayerNorm of images": nn.LayerNorm((CHANNELS, SIZE, SIZE)),
+    "LayerNorm of rows and columns": nn.LayerNorm((SIZE, SIZE)),
+    "LayerNorm without weights": nn.LayerNorm((SIZE, SIZE), elementwise_affine=False),
+    "swapaxes": lambda x: x.swapaxes(2, 3) * 2.0, "mT": lambda x: x.mT * 2.0,
+    "movedim": lambda x: x.movedim(1, -1).movedim(-1, 2),
+    "movedims": lambda x: torch.movedim(x, (2, 3), (1, 2)), "type": lambda x: x.type(torch.float32),
+    "PixelShuffle": nn.PixelShuffle(2), "PixelUnshuffle": nn.PixelUnshuffle(3),
+    "interpolate": lambda x: F.interpolate(x, scale_factor=2),
+    "interpolate to a size": lambda x: F.interpolate(x, (12, 18)),
+    "interpolate to the same": lambda x: F.interpolate(x, (SIZE, SIZE), mode="bilinear"),
+    "Upsample": nn.Upsample(scale_factor=(1, 2)),
+    "stack": lambda x: torch.stack([x, x * 2.0], dim=1).sum(1), "repeat": lambda x: x.repeat(1, 2, 1, 3),
+    "every other channel": lambda x: x[:, 1:7:2], "every third of features": lambda x: x.flatten(1)[:, ::3],
+    "unbind": one_of, "zeros_like": lambda x: x + torch.ones_like(x) + torch.zeros_like(x),
+    "channels padded": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)),
+    "padded all around": lambda x: F.pad(x, (1, 0, 0, 2, 3, 0), value=0.5),
+    "channels of zero joined": lambda x: torch.cat([x, torch.zeros_like(x)], 1),
+    "channels of one on both sides": lambda x: torch.cat([torch.ones_like(x), x, x, torch.ones_like(x)], 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_the_same_is_computed(name: str) -> None:
+    check_pass(traced(Around(MIDDLES[name])), EvaluationForm(), Canonicalise())
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "threshold": (nn.Threshold(0.1, 0.0), "what is under 0.1 becomes 0.0"),
+    "exponents": (lambda x: x ** torch.tensor([2.0] * SIZE), "an exponent computed from the image, or one for each"),
+    "exponent": (lambda x: 2**x, "an exponent computed from the image"),
+    "norm": (lambda x: x.norm(1, 1), "the norm 1; only 2"),
+    "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "only whole factors by 'nearest'"),
+    "shrunk": (lambda x: F.interpolate(x, scale_factor=0.5), r"from \(6, 6\) to \(3, 3\) by 'nearest'"),
+    "stack": (lambda x: torch.stack([x, x]).sum(0), "works across the batch"),
+    "repeated batch": (lambda x: x.repeat(1, 1, 1, 1, 1), "repeats the batch, or adds dimensions"),
+    "joined constants": (
+        lambda x: torch.cat([x, torch.arange(36.0).reshape(1, 1, 6, 6)], 1), "other than channels of one number"),
+    "padded batch": (lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 1, 0))[1:], "pads other than channels, height and width"),
+    "random slopes": (lambda x: F.rrelu(x, 0.3, 0.3, training=True), "random slopes"),
+    "places": (lambda x: x.max(1, keepdim=True)[1].float(), "float"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str) -> None:
+    middle, said = REFUSED[name]
+    with pytest.raises(PassError, match=said):
+        run(traced(Around(middle)), (EvaluationForm(), Canonicalise()))
