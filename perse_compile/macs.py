@@ -21,6 +21,8 @@ def node_macs(node: fx.Node) -> int:
     source: int = prod(args[0].meta["shape"]) if isinstance(args[0], fx.Node) else 0
     if name in ("conv2d", "linear"):
         return out * int(prod(args[1].meta["shape"][1:]))
+    if name == "matmul":
+        return out * int(args[0].meta["shape"][-1])
     if name == "head":
         return int(prod(args[3].meta["shape"]))
     if name in ("max_pool2d", "avg_pool2d"):

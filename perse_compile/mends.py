@@ -56,7 +56,7 @@ OPERATIONS = (
         "images grow by whole factors and repeated pixels only (F.interpolate by 'nearest')",
     ),
     (
-        "LSTM|GRU|RNN|MultiheadAttention|Transformer.*|scaled_dot_product_attention|bmm|baddbmm|einsum|Embedding",
+        "LSTM|GRU|RNN|MultiheadAttention|Transformer.*|baddbmm|einsum|Embedding",
         "only convolutional classifiers are compiled",
     ),
     (r"\w+[13]d", "only 2D images are compiled"),

@@ -226,6 +226,7 @@ def head(features: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: T
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """(..., M, K) by (..., K, P), of as many dimensions, the others equal."""
     return a @ b
 
 

@@ -209,4 +209,31 @@ class Retrieval(nn.Module):
         return self.fc(F.normalize(x.flatten(1)))
 
 
-ALL = (CifarResNet, AttentionResNet, CspDarknet, FirstAlexNet, HighResolution, ConvNextV2, Retrieval)
+class NonLocal(nn.Module):
+    """Wang et al. 2018 (a non-local block), and attention in two heads as in Srinivas et al. 2021."""
+
+    input_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 16, stride=2)
+        self.query, self.key, self.value = (nn.Conv2d(16, o, 1) for o in (8, 8, 16))
+        self.gamma = nn.Parameter(torch.ones(1))
+        self.down = conv(16, 32, stride=2)
+        self.qkv = nn.Conv2d(32, 96, 1)
+        self.down2 = conv(32, 32, stride=2)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        n, c, h, w = x.shape
+        query, key = self.query(x).view(n, -1, h * w).permute(0, 2, 1), self.key(x).view(n, -1, h * w)
+        alike = F.softmax(torch.bmm(query, key), dim=-1)
+        value = torch.bmm(self.value(x).view(n, -1, h * w), alike.permute(0, 2, 1))
+        x = self.down(self.gamma * value.view(n, c, h, w) + x)
+        q, k, v = (part.view(n, 2, 16, -1).transpose(2, 3) for part in self.qkv(x).chunk(3, 1))
+        heads = F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
+        return self.fc(self.down2(x + heads.reshape(x.shape)).mean((2, 3)))
+
+
+ALL = (CifarResNet, AttentionResNet, CspDarknet, FirstAlexNet, HighResolution, ConvNextV2, Retrieval, NonLocal)

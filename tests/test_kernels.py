@@ -404,27 +404,58 @@ def test_negative_padding_is_refused(tmp_path: Path) -> None:
         check(lambda g, x, t: call(g, ops.pad, x, (-1, 0, 0, 0), 0.0), (3, 4, 5), tmp_path)
 
 
-def test_convolution_after_a_permutation_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [3, 4])
+def test_products_of_two_tensors(rank: int, tmp_path: Path) -> None:
+    """Attention among places, in one head or several."""
+
     def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
-        turned = call(g, ops.permute, x, (0, 3, 2, 1))
-        return call(g, ops.conv2d, turned, tensor("w", torch.randn(4, 5, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1)
-
-    with pytest.raises(LoweringError, match="after a permutation"):
-        check(build, (3, 4, 5), tmp_path)
-
-
-def test_linear_over_an_outer_dimension_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match="innermost"):
-        check(lambda g, x, t: call(g, ops.linear, x, t("w", torch.randn(4, 5)), None), (3, 4, 5), tmp_path)
-
-
-def test_layer_norm_over_an_outer_dimension_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match="innermost"):
-        check(
-            lambda g, x, t: call(g, ops.layer_norm, x, t("w", torch.ones(5)), t("b", torch.ones(5)), 1e-6),
-            (3, 4, 5),
-            tmp_path,
+        rows, back = ((12, 20), (12, 5, 4)) if rank == 3 else ((3, 4, 20), (12, 5, 4))
+        last = tuple(range(rank - 1))
+        keys = call(g, ops.reshape, x, rows)
+        queries = call(g, ops.permute, keys, (*last[:-1], rank - 1, rank - 2))
+        weights = call(g, ops.softmax, call(g, ops.mul, call(g, ops.matmul, queries, keys), 0.3), rank - 1)
+        values = call(
+            g, ops.relu, call(g, ops.matmul, keys, call(g, ops.permute, weights, (*last[:-1], rank - 1, rank - 2)))
         )
+        return call(g, ops.add, call(g, ops.reshape, values, back), x)
+
+    check(build, (12, 5, 4), tmp_path)
+
+
+TURNED: dict[str, Build] = {
+    "convolution": lambda g, x, t: call(
+        g, ops.conv2d, x, t("w", torch.randn(4, 6, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1),
+    "1x1 convolution": lambda g, x, t: call(
+        g, ops.conv2d, x, t("w", torch.randn(4, 6, 1, 1)), None, (1, 1), (0, 0), (1, 1), 1),
+    "pool": lambda g, x, t: call(g, ops.max_pool2d, x, (2, 2), (2, 2), (0, 0), (1, 1), False),
+    "mean pool": lambda g, x, t: call(g, ops.avg_pool2d, x, (3, 3), (1, 1), (1, 1), False, True),
+    "adaptive pool": lambda g, x, t: call(g, ops.adaptive_avg_pool2d, x, (2, 3)),
+    "features": lambda g, x, t: call(g, ops.pool_features, x, 2),
+    "mean": lambda g, x, t: call(g, ops.mean, x, (2, 3), False),
+    "linear": lambda g, x, t: call(g, ops.linear, x, t("w", torch.randn(4, 4)), None),
+    "layer norm": lambda g, x, t: call(g, ops.layer_norm, x, None, None, 1e-5),
+    "softmax": lambda g, x, t: call(g, ops.softmax, x, 3),
+    "sum with its source": lambda g, x, t: call(
+        g, ops.add, call(g, ops.conv2d, x, t("w", torch.randn(6, 6, 1, 1)), None, (1, 1), (0, 0), (1, 1), 1), x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", TURNED)
+@pytest.mark.parametrize("dims", [(0, 3, 2, 1), (0, 2, 3, 1), (0, 1, 3, 2)])
+def test_after_a_permutation(reader: str, dims: tuple[int, ...], tmp_path: Path) -> None:
+    shape = [0, 0, 0]  # such that the turned image has 6 channels, 5 rows and 4 columns
+    for size, dim in zip((6, 5, 4), dims[1:], strict=True):
+        shape[dim - 1] = size
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        return TURNED[reader](g, call(g, ops.permute, call(g, ops.relu, x), dims), tensor)
+
+    check(build, (shape[0], shape[1], shape[2]), tmp_path)
+
+
+@pytest.mark.parametrize("reader", ["linear", "layer norm"])
+def test_along_the_rows_of_an_image(reader: str, tmp_path: Path) -> None:
+    check(TURNED[reader], (6, 5, 4), tmp_path)
 
 
 def test_unknown_operation_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from perse_compile.passes.spellings.arithmetic import power
 from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, is_node, of_module, pair, rank
-from perse_compile.passes.spellings.shapes import reshape_to
+from perse_compile.passes.spellings.shapes import reshape_to, transpose
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
@@ -191,7 +191,24 @@ def instance_norm_module(e: Emitter, m: nn.InstanceNorm2d, input: Node) -> Node:
 def matmul(e: Emitter, input: Any, other: Any) -> Node:
     if is_node(input) and isinstance(other, Tensor) and other.dim() == 2:
         return linear(e, input, e.name_tensor(other.detach().t().contiguous(), "weight"))
-    raise Unsupported("a product of two tensors that depend on the image")
+    if not (is_node(input) and is_node(other)):
+        raise Unsupported("a product with a constant that is not a matrix on the right")
+    left, right = e.shape(input), e.shape(other)
+    if len(left) < 3 or left[:-2] != right[:-2]:
+        raise Unsupported(f"a product of {left[1:]} and {right[1:]}; other dimensions than the last two must be equal")
+    return e("matmul", input, other)
+
+
+def attention(
+    e: Emitter, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Node:  # fmt: skip
+    """softmax(query key^T scale) value."""
+    if attn_mask is not None or is_causal or dropout_p or enable_gqa:
+        raise Unsupported("attention with a mask, dropout or shared keys")
+    factor = 1 / math.sqrt(e.shape(query)[-1]) if scale is None else float(scale)
+    likeness = matmul(e, e("mul", query, factor, suffix="scaled"), transpose(e, key, -2, -1))
+    return matmul(e, e("softmax", likeness, len(e.shape(likeness)) - 1, suffix="weights"), value)
 
 
 MODULES: dict[type[nn.Module], Rule] = {
@@ -201,10 +218,11 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.LocalResponseNorm: of_module(local_response_norm, "size", "alpha", "beta", "k"),
 }  # fmt: skip
 
-METHODS: dict[str, Rule] = {"matmul": matmul}
+METHODS: dict[str, Rule] = {"matmul": matmul, "bmm": matmul}
 
 FUNCTIONS: dict[Any, Rule] = {
     F.conv2d: conv2d, torch.conv2d: conv2d, F.conv1d: conv1d, torch.conv1d: conv1d, F.linear: linear,
     F.batch_norm: batch_norm, F.layer_norm: layer_norm, F.group_norm: group_norm, F.instance_norm: instance_norm,
-    F.local_response_norm: local_response_norm, operator.matmul: matmul, torch.matmul: matmul,
+    F.local_response_norm: local_response_norm, operator.matmul: matmul, torch.matmul: matmul, torch.bmm: matmul,
+    F.scaled_dot_product_attention: attention,
 }  # fmt: skip

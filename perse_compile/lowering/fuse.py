@@ -16,7 +16,7 @@ from perse_compile.lowering.expressions import BINARY, UNARY
 
 ANCHORS = {
     "conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean",
-    "amax", "layer_norm", "softmax", "pool_features",
+    "amax", "layer_norm", "softmax", "pool_features", "matmul",
 }  # fmt: skip
 ELEMENTWISE = {*UNARY, *BINARY, "affine"}
 WRITES_IMAGES = {

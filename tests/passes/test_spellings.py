@@ -56,6 +56,13 @@ def response_norm(x: Tensor) -> Tensor:
     return x * (length / (length.mean(dim=1, keepdim=True) + 1e-6))
 
 
+def non_local(x: Tensor) -> Tensor:
+    """Wang et al. 2018."""
+    places = x.flatten(2)
+    alike = torch.bmm(places.permute(0, 2, 1), places).softmax(-1)
+    return x + (places @ alike.transpose(1, 2)).view(x.shape)
+
+
 def one_of(x: Tensor) -> Tensor:
     return torch.unbind(x, 1)[3]
 
@@ -98,6 +105,7 @@ MIDDLES: dict[str, Callable[[Tensor], Tensor]] = {
     "Upsample": nn.Upsample(scale_factor=(1, 2)),
     "stack": lambda x: torch.stack([x, x * 2.0], dim=1).sum(1), "repeat": lambda x: x.repeat(1, 2, 1, 3),
     "every other channel": lambda x: x[:, 1:7:2], "every third of features": lambda x: x.flatten(1)[:, ::3],
+    "non-local": non_local, "attention": lambda x: F.scaled_dot_product_attention(x, x * 2.0, x, scale=0.1),
     "unbind": one_of, "zeros_like": lambda x: x + torch.ones_like(x) + torch.zeros_like(x),
     "channels padded": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)),
     "padded all around": lambda x: F.pad(x, (1, 0, 0, 2, 3, 0), value=0.5),

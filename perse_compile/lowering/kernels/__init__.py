@@ -50,7 +50,8 @@ def lower_group(
         values[group.last.name] = view
         return []
     around = part.image.margins if part else margins.wanted(group.last, choices)
-    scope = Scope(values, weights, choices, around, part, scales=scales, reads=_stored_inputs(group, values))
+    laid, copies = as_wanted(group, values, choices.target)
+    scope = Scope(laid, weights, choices, around, part, scales=scales, reads=_stored_inputs(group, laid), before=copies)
     for node in group.nodes:
         op = op_of(node)
         try:
@@ -64,6 +65,25 @@ def lower_group(
     if made.sums:
         values[sums_of(group.last)] = Stored(*made.sums, CHANNELS_LAST)
     return [*scope.before, made]
+
+
+def as_wanted(group: Group, values: dict[str, Stored], target: Target) -> tuple[dict[str, Stored], list[KernelCall]]:
+    """The values with those that the group's anchor reads lying as it reads them, and the copies that takes.
+
+    Only what was permuted lies otherwise.
+    """
+    anchor = group.nodes[0]
+    source = args_of(anchor)[1 if op_of(anchor) == "matmul" else 0]
+    stored = values.get(getattr(source, "name", ""))
+    if stored is None or op_of(anchor) not in READS_IMAGES | READS_ROWS:
+        return values, []
+    rank = len(stored.order)
+    wanted = CHANNELS_LAST if rank == 4 and op_of(anchor) in READS_IMAGES else tuple(range(rank))
+    if stored.order == wanted or (op_of(anchor) in READS_ROWS and stored.order[-1] == rank - 1):
+        return values, []
+    sizes = dict(zip(stored.order, stored.shape, strict=True))
+    turned = Stored(f"{anchor.name}.turned", tuple(sizes[i] for i in wanted), wanted)
+    return {**values, source.name: turned}, [copy(stored, turned, target)]
 
 
 def _stored_inputs(group: Group, values: dict[str, Stored]) -> list[Stored]:
@@ -156,6 +176,7 @@ def as_view(node: fx.Node, values: dict[str, Stored]) -> Stored | None:
 LOWER: dict[str, Callable[[Scope, fx.Node], Value]] = {
     "conv2d": products.conv2d,
     "linear": products.linear,
+    "matmul": products.matmul,
     "max_pool2d": pooling.max_pool2d,
     "avg_pool2d": pooling.avg_pool2d,
     "adaptive_avg_pool2d": pooling.adaptive_avg_pool2d,
@@ -177,4 +198,6 @@ LOWER: dict[str, Callable[[Scope, fx.Node], Value]] = {
     **dict.fromkeys(UNARY, pointwise.unary),
     **dict.fromkeys(BINARY, pointwise.binary),
 }
+READS_IMAGES = {"conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pool_features"}
+READS_ROWS = {"linear", "layer_norm", "matmul"}  # of the last dimension; matmul of its second matrix
 assert set(LOWER) >= ANCHORS

@@ -8,7 +8,6 @@ from typing import Any
 from torch import fx
 from tvm import te, tirx
 
-from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import constant, exp
 from perse_compile.lowering.kernels.scope import Scope, args_of
 from perse_compile.lowering.schedules import elementwise
@@ -18,9 +17,6 @@ from perse_compile.lowering.values import Value
 def layer_norm(scope: Scope, node: fx.Node) -> Value:
     source, weight_node, bias_node, eps = args_of(node)
     value = scope.read(source)
-    last = len(value.order) - 1
-    if value.order[-1] != last:
-        raise LoweringError(f"node {node.name}: layer norm over a dimension that is not innermost in memory")
     size = value.shape[-1]
     outer = value.shape[:-1]
     r, q = te.reduce_axis((0, size), "r"), te.reduce_axis((0, size), "q")

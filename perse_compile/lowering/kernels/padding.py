@@ -9,13 +9,11 @@ from typing import Any
 from torch import fx
 from tvm import te, tirx
 
-from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.fuse import op_of
 from perse_compile.lowering.kernels.scope import KernelCall, Scope, Stored, args_of
 from perse_compile.lowering.schedules import elementwise
 from perse_compile.lowering.strided import with_strides
-from perse_compile.lowering.values import CHANNELS_LAST
 
 Margins = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -42,10 +40,6 @@ def padding(node: fx.Node, beyond: tuple[int, int] = (0, 0)) -> Margins:
 def padded_input(scope: Scope, node: fx.Node, beyond: tuple[int, int] = (0, 0)) -> te.Tensor:
     """The node's input with all that `padding` says around it; the copy, where one is needed, runs before."""
     stored = scope.values[args_of(node)[0].name]
-    if stored.order != CHANNELS_LAST:
-        raise LoweringError(
-            f"node {node.name}: {op_of(node)} after a permutation; add .contiguous() is not enough, keep NCHW"
-        )
     pads = padding(node, beyond)
     if not any(pads):
         return scope.place(stored, stored.shape).tensor

@@ -11,7 +11,6 @@ import numpy as np
 from torch import fx
 from tvm import te, tirx
 
-from perse_compile.errors import LoweringError
 from perse_compile.lowering.expressions import constant
 from perse_compile.lowering.kernels.padding import padded_input
 from perse_compile.lowering.kernels.products import add_bias, windows
@@ -80,8 +79,6 @@ def widest_window(size: int, out: int) -> int:
 def adaptive(scope: Scope, node: fx.Node, size: tuple[int, int], kind: str) -> te.Tensor:
     """acc (OH, OW, C) over windows [floor(i*H/OH), ceil((i+1)*H/OH)), and, for means, divided."""
     source = rows_or_pixels(scope, node)
-    if source.order != CHANNELS_LAST:
-        raise LoweringError(f"node {node.name}: pooling after a permutation is not supported")
     data = source.tensor
     _, height, width, channels = source.shape
     (oh, ow) = size

@@ -11,14 +11,13 @@ import numpy as np
 from torch import fx
 from tvm import te, tirx
 
-from perse_compile.errors import LoweringError
 from perse_compile.lowering.defaults import shape_of
 from perse_compile.lowering.kernels import winograd
 from perse_compile.lowering.kernels.padding import padded_input
 from perse_compile.lowering.kernels.scope import Array, KernelCall, Scheduler, Scope, Stored, args_of
 from perse_compile.lowering.schedules import conv, elementwise
 from perse_compile.lowering.schedules import depthwise as depthwise_schedule
-from perse_compile.lowering.values import CHANNELS_LAST, Constant, Value
+from perse_compile.lowering.values import CHANNELS_LAST, Constant, Value, default_order, transposed
 from perse_compile.lowering.workload import Workload, of_conv, of_product
 
 
@@ -149,8 +148,6 @@ def linear(scope: Scope, node: fx.Node) -> Value:
     weight = scope.weights(weight_node)
     bias = None if bias_node is None else scope.weights(bias_node)
     stored = scope.values[source.name]
-    if stored.order[-1] != len(stored.order) - 1:
-        raise LoweringError(f"node {node.name}: linear over a dimension that is not innermost in memory")
     rows = math.prod(stored.shape[:-1])
     scope.rows = (1, rows)
     data = scope.read(source).tensor
@@ -164,3 +161,17 @@ def linear(scope: Scope, node: fx.Node) -> Value:
     scope.schedule = partial(conv.schedule, knobs=knobs, lanes=scope.target.lanes)
     tensor = convolve(data, weights, shape, knobs, (1, 1), (1, 1))
     return Value(add_bias(scope, tensor, bias, name, out, 1, rows), stored.order)
+
+
+def matmul(scope: Scope, node: fx.Node) -> Value:
+    """Of two tensors that depend on the image, row by row of the result."""
+    rank = len(node.meta["shape"]) + 1
+    plain = tuple(range(rank))
+    a, b = (transposed(scope.read(side), plain) for side in args_of(node))
+    k = te.reduce_axis((0, a.shape[-1]), "k")
+    shape = (*a.shape[:-1], b.shape[-1])
+    acc = te.compute(shape, lambda *i: te.sum(a.tensor(*i[:-1], k) * b.tensor(*i[:-2], k, i[-1]), axis=k), name="acc")
+    scope.describe(math.prod(shape) * a.shape[-1], f"product {'x'.join(map(str, shape[1:]))}, {a.shape[-1]} deep")
+    scope.schedule = partial(elementwise.schedule_any, target=scope.target)
+    out = Value(te.compute(shape, lambda *i: acc(*i), name="product"), plain)
+    return transposed(out, default_order(rank))
