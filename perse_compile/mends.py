@@ -16,7 +16,7 @@ TRACING = (
     ),
     (
         "control flow", r"\.(shape|size|dim|ndim|numel)\b|\blen\(",
-        "a decision by the size of a tensor", "take it in __init__: one input size is compiled",
+        "a decision by the size of the batch", "leave it out: images come one by one",
     ),
     (
         "control flow", "",
@@ -26,7 +26,7 @@ TRACING = (
     ("'len' is not supported", "", "len() of a tensor", "write x.shape[0]"),
     (
         "interpreted as an integer", "",
-        "a count that tracing does not know", "write the number: one input size is compiled",
+        "a count that tracing does not know", "write the number: only the size of the image is known",
     ),
     (r"\b(int|float|complex)\(\) argument", "", "a number taken out of a tensor", "leave it a tensor"),
     (

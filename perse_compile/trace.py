@@ -57,7 +57,7 @@ def trace_model(
         else:
             network, facts = load_torchvision(model, weights, num_classes)
     spec = input_spec(network, facts, input_size)
-    module = trace(network.eval(), model)
+    module = trace(network.eval(), model, spec)
     classes = class_names(network, facts, try_out(network, module, spec, model))
     provenance = {
         "model": model,

@@ -5,52 +5,23 @@ from __future__ import annotations
 import importlib
 import inspect
 import keyword
-import operator
 import os
 import traceback
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from perse_compile import mends
 from perse_compile.errors import ModelError
+from perse_compile.program import InputSpec
+from perse_compile.tracer import Tracer
 
 
-class InPlaceProxy(fx.Proxy):
-    """fx's stand-in for a tensor, for which `x += y` is `x = x + y`: other names of x would keep the old value."""
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._changed(operator.iadd, other, "add")
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._changed(operator.isub, other, "sub")
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._changed(operator.imul, other, "mul")
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._changed(operator.itruediv, other, "truediv")
-
-    def _changed(self, how: Callable[[Any, Any], Any], other: Any, name: str) -> fx.Proxy:
-        made: fx.Proxy = self.tracer.create_proxy("call_function", how, (self, other), {}, name)
-        return made
-
-
-class SourceTracer(fx.Tracer):
-    """fx's tracer, remembering for every node the source line it came from, and what is changed in place."""
-
-    record_stack_traces = True
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return InPlaceProxy(node, self)
-
-
-def trace(network: nn.Module, model: str) -> fx.GraphModule:
+def trace(network: nn.Module, model: str, spec: InputSpec) -> fx.GraphModule:
+    """Raises ModelError."""
     name = type(network).__name__
     takes_the_image_only(network, model)
-    tracer = SourceTracer()
+    tracer = Tracer((spec.channels, spec.height, spec.width))
     try:
         return module_of(network, tracer.trace(network), name)
     except ModelError:

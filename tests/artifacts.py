@@ -94,8 +94,8 @@ def tiny_network() -> Program:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    module = trace.trace(network.eval(), "tiny")
     spec = trace.input_spec(network, {"preset": None, "meta": None}, None)
+    module = trace.trace(network.eval(), "tiny", spec)
     return Program("tiny", module, spec, list(CLASSES), provenance={"model": "tiny", "warnings": []})
 
 

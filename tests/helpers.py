@@ -22,7 +22,7 @@ def traced(network: nn.Module, name: str = "net", channels: int = 3) -> Program:
     randomise(network)
     facts = {"preset": None, "meta": None}
     spec = input_spec(network, facts, None)
-    module = trace.trace(network.eval(), name)
+    module = trace.trace(network.eval(), name, spec)
     return Program(
         name,
         module,

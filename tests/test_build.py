@@ -297,9 +297,8 @@ def test_the_only_program_of_the_folder(
 
 
 def test_a_program_without_exits(tmp_path: Path) -> None:
-    program = Program(
-        "plain", trace.trace(Tiny().eval(), "plain"), InputSpec(64, 64, 3, (0, 0, 0), (1, 1, 1)), ["a", "b"]
-    )
+    spec = InputSpec(64, 64, 3, (0, 0, 0), (1, 1, 1))
+    program = Program("plain", trace.trace(Tiny().eval(), "plain", spec), spec, ["a", "b"])
     with pytest.raises(LoweringError, match=r"plain has not been through propagate-shapes, .*insert-exits` does all"):
         build(program, targets.load(NATIVE), tmp_path / "plain")
     assert list(tmp_path.iterdir()) == []

@@ -37,18 +37,18 @@ class Body(nn.Module):
 
 
 def halved(m: Body, x: Tensor) -> Tensor:
-    if x.shape[2] > 4:
+    if x.shape[0] > 4:
         x = F.max_pool2d(x, 2)
     return x
 
 
 def asserted(m: Body, x: Tensor) -> Tensor:
-    assert x.shape[1] == 4
+    assert x.shape[0] == 1
     return x
 
 
 def looped(m: Body, x: Tensor) -> Tensor:
-    for _ in range(x.shape[1]):
+    for _ in range(x.shape[0]):
         x = x * 2
     return x
 
@@ -63,9 +63,9 @@ def assigned(m: Body, x: Tensor) -> Tensor:
 
 
 UNTRACEABLE = {
-    halved: ("`if x.shape[2] > 4:`", "a decision by the size of a tensor; take it in __init__"),
-    asserted: ("`assert x.shape[1] == 4`", "an assert on what tracing does not know; delete it"),
-    looped: ("`for _ in range(x.shape[1]):`", "a count that tracing does not know; write the number"),
+    halved: ("`if x.shape[0] > 4:`", "a decision by the size of the batch; leave it out"),
+    asserted: ("`assert x.shape[0] == 1`", "an assert on what tracing does not know; delete it"),
+    looped: ("`for _ in range(x.shape[0]):`", "a count that tracing does not know; write the number"),
     iterated: ("`return torch.stack(", "a loop over the parts of a tensor; take a fixed number"),
     assigned: ("`x[:, 0] = 0`", "an assignment into a tensor; make a new one"),
     lambda m, x: x * len(x): ("", "len() of a tensor; write x.shape[0]"),
@@ -84,6 +84,47 @@ def test_a_line_that_cannot_be_traced(body: Any) -> None:
     assert re.search(r"^cannot trace net: .*test_tracing\.py:\d+ `", str(error.value))
     assert line in str(error.value) and message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def padded_to_even(m: Body, x: Tensor) -> Tensor:
+    height, width = x.size()[-2:]
+    if height % 3 or width % 3:
+        x = F.pad(x, (0, -width % 3, 0, -height % 3))
+    assert x.shape[1] == 4 and x.dim() == 4 and x.ndim == 4
+    return x
+
+
+def shortcut(m: Body, x: Tensor) -> Tensor:
+    half = F.max_pool2d(x, 2)
+    if half.shape != x.shape:
+        half = F.interpolate(half, size=x.shape[2:])
+    assert half.shape == x.shape
+    return half + x
+
+
+def by_parts(m: Body, x: Tensor) -> Tensor:
+    total = sum(part * (i + 1) for i, part in enumerate(x.chunk(2, 1)))
+    for i in range(x.size(1) // 2):
+        total = total + x[:, i : i + 1] / x.size(-1)
+    batch, channels, height, width = total.shape
+    return m.layers["wide"](total.reshape(batch, channels // 2, height * 2, width))
+
+
+def flattened(m: Body, x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    each = x.reshape(n * c, 1, h, w)
+    return each.view(n, c, h, w)
+
+
+@pytest.mark.parametrize("body", [padded_to_even, shortcut, by_parts, flattened])
+def test_sizes_are_known(body: Any) -> None:
+    network = Body(body, wide=nn.Conv2d(1, 4, 1))
+    program = traced(network)
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module(x), network(x))  # for any batch
+    if body is not flattened:  # which mixes the batch with channels
+        assert run(program, analysis_pipeline()).module is not None
 
 
 UNKNOWN = {

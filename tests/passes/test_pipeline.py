@@ -132,9 +132,9 @@ def test_what_cannot_be_compiled_says_so_and_where(message: str) -> None:
 
 
 def _trace(network: nn.Module) -> torch.fx.Graph:
-    from perse_compile.tracing import SourceTracer
+    from perse_compile.tracer import Tracer
 
-    return SourceTracer().trace(network.eval())
+    return Tracer().trace(network.eval())
 
 
 def test_output_must_be_logits() -> None:

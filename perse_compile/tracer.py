@@ -1,0 +1,150 @@
+"""fx's tracer, for networks of one input size: what is asked of a tensor's size is answered, but for the batch.
+
+Beside the graph every operation runs on meta tensors (no memory, no arithmetic), so that forward may decide by sizes
+of height, width and channels, count with them, and loop over parts. Where that is not possible, what follows has no
+known size, as in plain fx.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from perse_compile.shapes import BATCH
+
+
+class InPlaceProxy(fx.Proxy):
+    """fx's stand-in for a tensor, for which `x += y` is `x = x + y`: other names of x would keep the old value."""
+
+    tracer: Tracer
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("shape", "ndim") and (size := self.tracer.size_of(self)) is not None:
+            return size if name == "shape" else len(size)
+        return super().__getattr__(name)
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.iadd, other, "add")
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.isub, other, "sub")
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.imul, other, "mul")
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.itruediv, other, "truediv")
+
+    def _changed(self, how: Callable[[Any, Any], Any], other: Any, name: str) -> fx.Proxy:
+        made: fx.Proxy = self.tracer.create_proxy("call_function", how, (self, other), {}, name)
+        return made
+
+
+class Tracer(fx.Tracer):
+    """Remembers for every node the source line it came from, what is changed in place, and sizes.
+
+    `image`: (C, H, W) of what forward takes; without it no size is known.
+    """
+
+    record_stack_traces = True
+
+    def __init__(self, image: tuple[int, int, int] | None = None) -> None:
+        super().__init__()
+        self.image = image
+        self.values: dict[fx.Node, Any] = {}  # what a node gives, of meta tensors; None where that is not known
+        self.batch: fx.Proxy | None = None  # one for all tensors, so that sizes can be compared
+        self.evaluating = False
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return InPlaceProxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        if kind == "call_method" and target in ("size", "dim", "ndimension"):
+            size = self.size_of(args[0])
+            if size is not None and target != "size":
+                return len(size)
+            dims = [*args[1:], *kwargs.values()]
+            if size is not None and all(isinstance(dim, int) for dim in dims):
+                return size[dims[0]] if dims else size
+        made = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        if isinstance(made, fx.Proxy) and self.image is not None:
+            self.values[made.node] = self._evaluate(kind, target, args, kwargs)
+        return made
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return forward(*args, **kwargs) if self.evaluating else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        parts = self.values.get(obj.node)
+        if isinstance(parts, tuple | list):
+            return iter([operator.getitem(obj, i) for i in range(len(parts))])
+        return super().iter(obj)
+
+    def size_of(self, x: Any) -> tuple[Any, ...] | None:
+        """Numbers, but for what has to do with the batch."""
+        value = self.values.get(x.node) if isinstance(x, fx.Proxy) else None
+        if not isinstance(value, Tensor):
+            return None
+        return tuple(self._batch(x, dim, n) if n % BATCH == 0 else n for dim, n in enumerate(value.shape))
+
+    def _batch(self, x: fx.Proxy, dim: int, size: int) -> fx.Proxy:
+        if size == BATCH and self.batch is not None:
+            return self.batch
+        made: fx.Proxy = super().create_proxy("call_method", "size", (x, dim), {})
+        self.values[made.node] = size
+        if size == BATCH:
+            self.batch = made
+        return made
+
+    def _evaluate(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            if kind == "placeholder":
+                return torch.empty(BATCH, *(self.image or ()), device="meta")
+            args, kwargs = map_aggregate(args, self._known), map_aggregate(kwargs, self._known)
+            with self._outside(), torch.no_grad():
+                if kind == "get_attr":
+                    return on_meta(operator.attrgetter(target)(self.root))
+                if kind == "call_function":
+                    return target(*args, **kwargs)
+                if kind == "call_method":
+                    return getattr(args[0], target)(*args[1:], **kwargs)
+                return module_on_meta(self.root.get_submodule(target))(*args, **kwargs)
+        except Exception:  # whatever it is: its size is not known
+            return None
+
+    def _known(self, argument: Any) -> Any:
+        if isinstance(argument, fx.Proxy):
+            value = self.values.get(argument.node)
+            if value is None:
+                raise LookupError(argument.node.name)
+            return value
+        return on_meta(argument)
+
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        """Modules that are called here are not part of the graph."""
+        self.evaluating = True
+        try:
+            yield
+        finally:
+            self.evaluating = False
+
+
+def on_meta(value: Any) -> Any:
+    return value.detach().to("meta") if isinstance(value, Tensor) else value
+
+
+def module_on_meta(module: nn.Module) -> nn.Module:
+    """A copy without the weights' memory."""
+    tensors = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(tensor): on_meta(tensor) for tensor in tensors})
