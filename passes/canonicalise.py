@@ -21,6 +21,7 @@ from perse_compile.pipeline import Pass
 from perse_compile.program import Program, make_module
 from perse_compile.shapes import BATCH, first_line, run_on_meta, without_batch
 
+MAKERS = (torch.zeros, torch.ones, torch.full)
 RESERVED = re.compile(r"(exit\d+|final)(\.|$)")  # tensor names that belong to heads
 
 
@@ -141,6 +142,8 @@ class Emitter:
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 target: Any = node.target
+                if target in MAKERS:  # one for every image of a batch
+                    args = map_aggregate(args, lambda n: 1 if n == BATCH else n)
                 if (
                     target in PLAIN_FUNCTIONS
                     or isinstance(target, BuiltinFunctionType)

@@ -202,6 +202,11 @@ def pad(x: Tensor, pads: tuple[int, int, int, int], value: float) -> Tensor:
     return F.pad(x, pads, "constant", value)
 
 
+def pad_by_image(x: Tensor, pads: tuple[int, int, int, int], mode: str) -> Tensor:
+    """(left, right, top, bottom) by "reflect", "replicate" or "circular"."""
+    return F.pad(x, pads, mode)
+
+
 def pad_channels(x: Tensor, before: int, after: int, value: float) -> Tensor:
     """(N,C,H,W) -> (N, before + C + after, H, W)."""
     return F.pad(x, (0, 0, 0, 0, before, after), "constant", value)
@@ -254,7 +259,7 @@ OPS: dict[str, Callable[..., Any]] = {
         exp, log, sqrt, reciprocal, absolute, softmax,
         add, sub, mul, div, maximum, minimum,
         max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d, mean, amax,
-        concat, slice_dim, reshape, permute, channel_shuffle, pad, pad_channels, upsample,
+        concat, slice_dim, reshape, permute, channel_shuffle, pad, pad_by_image, pad_channels, upsample,
         pool_features, head, matmul, log_softmax, total,
     )
 }  # fmt: skip

@@ -26,9 +26,8 @@ class InPlaceProxy(fx.Proxy):
     tracer: Tracer
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("shape", "ndim") and (size := self.tracer.size_of(self)) is not None:
-            return size if name == "shape" else len(size)
-        return super().__getattr__(name)
+        known = self.tracer.known_of(self, name)
+        return super().__getattr__(name) if known is None else known
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._changed(operator.iadd, other, "add")
@@ -65,6 +64,25 @@ class Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return InPlaceProxy(node, self)
 
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        zeros, ones = torch.zeros, torch.ones
+        torch.zeros, torch.ones = self._filled(zeros), self._filled(ones)
+        try:
+            return super().trace(root, concrete_args)
+        finally:
+            torch.zeros, torch.ones = zeros, ones
+
+    def _filled(self, make: Callable[..., Tensor]) -> Callable[..., Any]:
+        """torch.zeros or torch.ones, of which a size may be the batch's."""
+
+        def filled(*size: Any, **how: Any) -> Any:
+            sizes = size[0] if len(size) == 1 and isinstance(size[0], tuple | list) else size
+            if not any(isinstance(n, fx.Proxy) for n in sizes):
+                return make(*size, **how)
+            return self.create_proxy("call_function", make, (tuple(sizes),), how)
+
+        return filled
+
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
         if kind == "call_method" and target in ("size", "dim", "ndimension"):
             size = self.size_of(args[0])
@@ -79,7 +97,10 @@ class Tracer(fx.Tracer):
         return made
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return forward(*args, **kwargs) if self.evaluating else super().call_module(m, forward, args, kwargs)
+        made_in_forward = not self.evaluating and not any(m is part for part in self.root.modules())
+        if self.evaluating or (made_in_forward and next(m.parameters(), None) is None):
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -89,6 +110,14 @@ class Tracer(fx.Tracer):
         if isinstance(parts, tuple | list):
             return iter([operator.getitem(obj, i) for i in range(len(parts))])
         return super().iter(obj)
+
+    def known_of(self, x: fx.Proxy, name: str) -> Any:
+        """An attribute of a tensor, if it does not depend on the image or its batch; else None."""
+        size = self.size_of(x)
+        if size is None:
+            return None
+        known = {"shape": size, "ndim": len(size), "device": torch.device("cpu"), "is_cuda": False}
+        return known.get(name)
 
     def size_of(self, x: Any) -> tuple[Any, ...] | None:
         """Numbers, but for what has to do with the batch."""

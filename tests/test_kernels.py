@@ -318,6 +318,15 @@ def test_pad(tmp_path: Path) -> None:
     check(lambda g, x, t: call(g, ops.pad, x, (1, 2, 0, 3), 0.5), (3, 4, 5), tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_pad_by_image(mode: str, tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        padded = call(g, ops.pad_by_image, x, (2, 1, 0, 3), mode)
+        return call(g, ops.conv2d, padded, tensor("w", torch.randn(8, 6, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1)
+
+    check(build, (6, 5, 7), tmp_path)
+
+
 def test_pad_channels(tmp_path: Path) -> None:
     """A shortcut without weights, before a sum."""
 

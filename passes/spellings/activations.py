@@ -130,6 +130,10 @@ def glu(e: Emitter, input: Node, dim: int = -1) -> Node:
     return e("mul", value, e("sigmoid", gate, suffix="sigmoid"))
 
 
+def softmin(e: Emitter, input: Node, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) -> Node:
+    return softmax(e, e("mul", input, -1.0, suffix="negated"), dim)
+
+
 def softmax2d_module(e: Emitter, m: nn.Softmax2d, input: Node) -> Node:
     return softmax(e, input, 1)
 
@@ -147,12 +151,11 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Tanh: of_module(tanh), nn.GELU: of_module(gelu, "approximate"),
     nn.Hardtanh: of_module(hardtanh, "min_val", "max_val"), nn.LeakyReLU: of_module(leaky_relu, "negative_slope"),
     nn.ELU: of_module(elu, "alpha"), nn.PReLU: of_module(prelu, "weight"), nn.Softmax: of_module(softmax, "dim"),
-    nn.Softmax2d: softmax2d_module, nn.Mish: of_module(mish), nn.SELU: of_module(selu),
-    nn.CELU: of_module(celu, "alpha"),
-    nn.Softplus: of_module(softplus, "beta"), nn.LogSigmoid: of_module(logsigmoid), nn.Softsign: of_module(softsign),
-    nn.Tanhshrink: of_module(tanhshrink), nn.Softshrink: of_module(softshrink, "lambd"),
-    nn.RReLU: of_module(rrelu, "lower", "upper"), nn.Threshold: of_module(threshold, "threshold", "value"),
-    nn.GLU: of_module(glu, "dim"),
+    nn.Softmax2d: softmax2d_module, nn.Softmin: of_module(softmin, "dim"), nn.Mish: of_module(mish),
+    nn.SELU: of_module(selu), nn.CELU: of_module(celu, "alpha"), nn.Softplus: of_module(softplus, "beta"),
+    nn.LogSigmoid: of_module(logsigmoid), nn.Softsign: of_module(softsign), nn.Tanhshrink: of_module(tanhshrink),
+    nn.Softshrink: of_module(softshrink, "lambd"), nn.RReLU: of_module(rrelu, "lower", "upper"),
+    nn.Threshold: of_module(threshold, "threshold", "value"), nn.GLU: of_module(glu, "dim"),
 }  # fmt: skip
 
 METHODS: dict[str, Rule] = {
@@ -164,7 +167,7 @@ METHODS |= {f"{name}_": in_place(METHODS[name]) for name in ("relu", "sigmoid", 
 FUNCTIONS: dict[Any, Rule] = {
     F.relu: relu, torch.relu: relu, F.relu6: relu6, F.hardswish: hardswish, F.hardsigmoid: hardsigmoid, F.silu: silu,
     F.sigmoid: sigmoid, torch.sigmoid: sigmoid, F.tanh: tanh, torch.tanh: tanh, F.gelu: gelu, F.hardtanh: hardtanh,
-    F.leaky_relu: leaky_relu, F.elu: elu, F.prelu: prelu, torch.prelu: prelu, F.softmax: softmax,
+    F.leaky_relu: leaky_relu, F.elu: elu, F.prelu: prelu, torch.prelu: prelu, F.softmax: softmax, F.softmin: softmin,
     torch.softmax: softmax, torch.clamp: clamp, torch.clip: clamp,
     torch.clamp_min: clamp_min, torch.clamp_max: clamp_max, F.mish: mish, F.selu: selu, torch.selu: selu, F.celu: celu,
     F.softplus: softplus, F.logsigmoid: logsigmoid, F.softsign: softsign, F.tanhshrink: tanhshrink,

@@ -79,10 +79,12 @@ def conv1d_module(e: Emitter, m: nn.Conv1d, input: Node) -> Node:
 
 
 def conv2d_module(e: Emitter, m: nn.Conv2d, input: Node) -> Node:
-    if m.padding_mode != "zeros":
-        raise Unsupported(f"padding mode {m.padding_mode!r}; use zeros")
     name_parameters(e, m)
-    return conv2d(e, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
+    if m.padding_mode == "zeros":
+        return conv2d(e, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
+    around = [int(n) for n in m._reversed_padding_repeated_twice]
+    padded = e("pad_by_image", input, tuple(around), m.padding_mode, suffix="padded") if any(around) else input
+    return conv2d(e, padded, m.weight, m.bias, m.stride, 0, m.dilation, m.groups)
 
 
 def linear(e: Emitter, input: Node, weight: Any, bias: Any = None) -> Node:

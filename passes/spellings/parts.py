@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, rank
 from perse_compile.passes.spellings.shapes import reshape_to, unsqueeze
+from perse_compile.shapes import BATCH
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
@@ -141,6 +142,16 @@ def unbind(e: Emitter, input: Node, dim: int = 0) -> tuple[Any, ...]:
     return tuple(select(e, input, at, i) for i in range(e.shape(input)[at]))
 
 
+def new_filled(value: float) -> Rule:
+    """new_zeros and new_ones, as constants that broadcast along the batch."""
+
+    def rule(e: Emitter, input: Node, *size: Any, dtype: Any = None, device: Any = None) -> Tensor:
+        sizes = size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
+        return torch.full(tuple(1 if n == BATCH else n for n in sizes), value)
+
+    return rule
+
+
 def filled(value: float) -> Callable[..., Tensor]:
     """zeros_like and ones_like: a constant, which broadcasts along the batch."""
 
@@ -152,34 +163,68 @@ def filled(value: float) -> Callable[..., Tensor]:
 
 def pad(e: Emitter, input: Node, pad: Any, mode: str = "constant", value: Any = None) -> Node:
     pads = [int(p) for p in pad]
+    if any(pads[6:]) or rank(e, input) != 4:
+        raise Unsupported("pads other than channels, height and width")
+    if min(pads) < 0:
+        input, pads = cropped(e, input, pads)
     if mode != "constant":
-        raise Unsupported(f"padding mode {mode!r}; use zeros")
-    if any(pads[6:]) or min(pads) < 0 or rank(e, input) != 4:
-        raise Unsupported("pads other than channels, height and width, or negative ones")
+        return pad_by_image(e, input, pads, mode)
     left, right, top, bottom, before, after = [*pads, 0, 0, 0, 0, 0, 0][:6]
     if before or after:
         input = e("pad_channels", input, before, after, float(value or 0.0), suffix="channels")
     return e("pad", input, (left, right, top, bottom), float(value or 0.0)) if any(pads[:4]) else input
 
 
+def cropped(e: Emitter, input: Node, pads: list[int]) -> tuple[Node, list[int]]:
+    """What negative padding takes away, and the padding that is left."""
+    for at, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
+        dim = 3 - at
+        input = take(e, input, dim, max(0, -before), e.shape(input)[dim] - max(0, -after))
+    return input, [max(0, p) for p in pads]
+
+
+def pad_by_image(e: Emitter, input: Node, pads: list[int], mode: str) -> Node:
+    left, right, top, bottom = [*pads, 0, 0][:4]
+    return e("pad_by_image", input, (left, right, top, bottom), mode) if any(pads) else input
+
+
+def padding_module(mode: str) -> Rule:
+    def rule(e: Emitter, m: nn.ReflectionPad2d, input: Node) -> Node:
+        return pad_by_image(e, input, list(m.padding), mode)
+
+    return rule
+
+
+def roll(e: Emitter, input: Node, shifts: Any, dims: Any = None) -> Node:
+    pairs = zip(*(x if isinstance(x, (tuple, list)) else (x,) for x in (shifts, dims)), strict=True)
+    for shift, dim in pairs:
+        if dim is None:
+            raise Unsupported("rolls the batch, too; give the dimensions")
+        at = dimension(e, input, dim)
+        size = e.shape(input)[at]
+        first = size - shift % size
+        if first < size:
+            parts = (take(e, input, at, first, size), take(e, input, at, 0, first))
+            input = e("concat", parts, at, suffix="rolled")
+    return input
+
+
 def pad_module(e: Emitter, m: nn.ZeroPad2d, input: Node) -> Node:
     return pad(e, input, m.padding, "constant", m.value)
 
 
-MODULES: dict[type[nn.Module], Rule] = {nn.ZeroPad2d: pad_module, nn.ConstantPad2d: pad_module}
+MODULES: dict[type[nn.Module], Rule] = {
+    nn.ZeroPad2d: pad_module, nn.ConstantPad2d: pad_module, nn.ReflectionPad2d: padding_module("reflect"),
+    nn.ReplicationPad2d: padding_module("replicate"), nn.CircularPad2d: padding_module("circular"),
+}  # fmt: skip
 
 METHODS: dict[str, Rule] = {
-    "chunk": chunk,
-    "split": split,
-    "narrow": narrow,
-    "select": select,
-    "repeat": repeat,
-    "tile": repeat,
-    "unbind": unbind,
-}
+    "chunk": chunk, "split": split, "narrow": narrow, "select": select, "repeat": repeat, "tile": repeat,
+    "unbind": unbind, "roll": roll, "new_zeros": new_filled(0.0), "new_ones": new_filled(1.0),
+}  # fmt: skip
 
 FUNCTIONS: dict[Any, Rule] = {
     operator.getitem: getitem, torch.chunk: chunk, torch.split: split, torch.narrow: narrow, torch.select: select,
-    torch.cat: concat, torch.concat: concat, F.pad: pad, torch.stack: stack, torch.unbind: unbind, torch.tile: repeat,
-    torch.zeros_like: filled(0.0), torch.ones_like: filled(1.0),
+    torch.cat: concat, torch.concat: concat, F.pad: pad, torch.stack: stack, torch.unbind: unbind, torch.roll: roll,
+    torch.tile: repeat, torch.zeros_like: filled(0.0), torch.ones_like: filled(1.0),
 }  # fmt: skip

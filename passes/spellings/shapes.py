@@ -44,6 +44,10 @@ def reshape_to(e: Emitter, x: Node, shape: tuple[int, ...]) -> Node:
     return x if e.shape(x) == shape else e("reshape", x, tuple(shape[1:]))
 
 
+def reshape_as(e: Emitter, input: Node, other: Node) -> Node:
+    return reshape_to(e, input, e.shape(other))
+
+
 def flatten(e: Emitter, input: Node, start_dim: int = 0, end_dim: int = -1) -> Node:
     shape = e.shape(input)
     start, end = start_dim % len(shape), end_dim % len(shape)
@@ -114,7 +118,7 @@ def interpolate(
     e: Emitter, input: Node, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
     align_corners: Any = None, recompute_scale_factor: Any = None, antialias: bool = False,
 ) -> Node:  # fmt: skip
-    """To the same size, or so many times as large by repeating pixels."""
+    """To the same size, or by whole factors: of pixels that are repeated or left out."""
     own = e.shape(input)[2:]
     if size is None:
         factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * len(own)
@@ -122,6 +126,9 @@ def interpolate(
     wanted = pair(size)
     if wanted == own:
         return input
+    if mode == "nearest" and not (own[0] % wanted[0] or own[1] % wanted[1]):
+        step = own[0] // wanted[0], own[1] // wanted[1]
+        return e("max_pool2d", input, (1, 1), step, (0, 0), (1, 1), False)
     if mode not in ("nearest", "nearest-exact") or wanted[0] % own[0] or wanted[1] % own[1]:
         raise Unsupported(f"from {own} to {wanted} by {mode!r}; only whole factors by 'nearest'")
     return e("upsample", input, (wanted[0] // own[0], wanted[1] // own[1]))
@@ -138,6 +145,8 @@ def size(e: Emitter, input: Node, dim: int | None = None) -> Any:
 def attribute(e: Emitter, input: Any, name: str) -> Any:
     if not is_node(input):
         return getattr(input, name)
+    if name == "data":
+        return input
     if name == "mT":
         return transpose(e, input, -2, -1)
     known = {
@@ -168,9 +177,9 @@ MODULES: dict[type[nn.Module], Rule] = {
 }  # fmt: skip
 
 METHODS: dict[str, Rule] = {
-    "view": reshape, "reshape": reshape, "flatten": flatten, "unflatten": unflatten, "squeeze": squeeze,
-    "unsqueeze": unsqueeze, "permute": permute, "transpose": transpose, "size": size, "dim": rank,
-    "swapaxes": transpose, "swapdims": transpose, "movedim": movedim,
+    "view": reshape, "reshape": reshape, "view_as": reshape_as, "reshape_as": reshape_as, "flatten": flatten,
+    "unflatten": unflatten, "squeeze": squeeze, "unsqueeze": unsqueeze, "permute": permute, "transpose": transpose,
+    "size": size, "dim": rank, "swapaxes": transpose, "swapdims": transpose, "movedim": movedim,
 }  # fmt: skip
 
 FUNCTIONS: dict[Any, Rule] = {

@@ -20,10 +20,21 @@ ANCHORS = {
 }  # fmt: skip
 ELEMENTWISE = {*UNARY, *BINARY, "affine"}
 WRITES_IMAGES = {
-    "conv2d", "max_pool2d", "avg_pool2d", "slice_dim", "pad", "pad_channels", "upsample", "channel_shuffle", "concat",
+    "conv2d", "max_pool2d", "avg_pool2d", "slice_dim", "pad", "pad_by_image", "pad_channels", "upsample",
+    "channel_shuffle", "concat",
     *ELEMENTWISE,
 }  # fmt: skip
-MOVES = {"concat", "slice_dim", "reshape", "permute", "channel_shuffle", "pad", "pad_channels", "upsample"}
+MOVES = {
+    "concat",
+    "slice_dim",
+    "reshape",
+    "permute",
+    "channel_shuffle",
+    "pad",
+    "pad_by_image",
+    "pad_channels",
+    "upsample",
+}
 
 # How often an expression has its argument in it: behind each other that multiplies, and so does the time to compile it.
 READS = {

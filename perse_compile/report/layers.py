@@ -22,8 +22,8 @@ Layer = dict[str, Any]
 Path = tuple[str, ...]  # of a module
 MOST = 10  # layers of a block, if its modules can be told apart
 FOLLOWS = (
-    "affine", "layer_norm", *ACTIVATIONS, "softmax", "reshape", "permute", "channel_shuffle", "pad", "pad_channels",
-    "upsample", *ARITHMETIC,
+    "affine", "layer_norm", *ACTIVATIONS, "softmax", "reshape", "permute", "channel_shuffle", "pad", "pad_by_image",
+    "pad_channels", "upsample", *ARITHMETIC,
 )  # fmt: skip
 KINDS = {
     "conv2d": "convolution", "linear": "linear", "matmul": "linear", "concat": "join", "slice_dim": "split",

@@ -193,6 +193,7 @@ LOWER: dict[str, Callable[[Scope, fx.Node], Value]] = {
     "permute": moves.permute,
     "channel_shuffle": moves.channel_shuffle,
     "pad": moves.pad,
+    "pad_by_image": moves.pad_by_image,
     "pad_channels": moves.pad_channels,
     "upsample": moves.upsample,
     **dict.fromkeys(UNARY, pointwise.unary),

@@ -91,6 +91,29 @@ def pad(scope: Scope, node: fx.Node) -> Value:
     return Value(pad_tensor(value.tensor, (top, below, left, right), float(args_of(node)[2])), CHANNELS_LAST)
 
 
+def pad_by_image(scope: Scope, node: fx.Node) -> Value:
+    value = transposed(scope.read(args_of(node)[0]), CHANNELS_LAST)
+    left, _, top, _ = args_of(node)[1]
+    mode: str = args_of(node)[2]
+    channels, height, width = node.meta["shape"]
+    _, rows, columns, _ = value.shape
+
+    def at(n: Any, h: Any, w: Any, c: Any) -> Any:
+        return value.tensor(n, folded(h, top, rows, mode), folded(w, left, columns, mode), c)
+
+    return Value(te.compute((1, height, width, channels), at, name="padded"), CHANNELS_LAST)
+
+
+def folded(i: Any, before: int, size: int, mode: str) -> Any:
+    """Which row or column stands for one that may lie outside, `before` of which come first."""
+    i, last = i - before, size - 1
+    if mode == "reflect":
+        return last - tirx.abs(last - tirx.abs(i))
+    if mode == "replicate":
+        return tirx.max(tirx.min(i, last), 0)
+    return tirx.floormod(i, size)
+
+
 def pad_channels(scope: Scope, node: fx.Node) -> Value:
     value = transposed(scope.read(args_of(node)[0]), CHANNELS_LAST)
     before, fill, own = args_of(node)[1], constant(args_of(node)[3]), value.shape[-1]
