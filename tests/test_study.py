@@ -192,6 +192,8 @@ def test_the_page(lab: Path, done: dict[str, Any]) -> None:
     assert away == [] and "@import" not in page and check_figures(read, done) > 100
     hostile = Reader(study_page({**done, "artifact": HOSTILE, "data": HOSTILE}))
     assert "script" not in hostile.tags and "img" not in hostile.tags and HOSTILE in hostile.text
+    alone = [row for row in done["settings"] if row["labels"] == done["settings"][0]["labels"]]
+    assert "Give several --labels to see it." in Reader(study_page({**done, "settings": alone})).text
 
 
 # --- interrupted ------------------------------------------------------------------------------------------

@@ -44,5 +44,7 @@ def _labels(found: dict[str, Any]) -> str:
     rows = sorted((row for row in found["settings"] if row["samples"] == most), key=lambda row: float(row["labels"]))
     lines = []
     for who, name in (("severe", "severe shifts"), ("gain", "everybody"), ("mild", "mild shifts")):
-        lines.append(Line(name, [(100 * row["labels"], 100 * row[who]["mean"]) for row in rows if row[who]]))
+        points = [(100 * row["labels"], 100 * row[who]["mean"]) for row in rows if row[who]]
+        if len(points) > 1:
+            lines.append(Line(name, points))
     return chart(lines, f"% of {most} samples labelled", "gain, points")
