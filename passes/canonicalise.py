@@ -21,6 +21,11 @@ from perse_compile.pipeline import Pass
 from perse_compile.program import Program, make_module
 from perse_compile.shapes import BATCH, first_line, run_on_meta, without_batch
 
+COPIES = {  # what gives a tensor of its own even where that is the same as its argument
+    "clone", "pow", "cat", "concat", "pad", "interpolate", "roll", "repeat", "tile", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "Upsample", "UpsamplingNearest2d", "ZeroPad2d",
+    "ConstantPad2d", "ReflectionPad2d", "ReplicationPad2d", "CircularPad2d",
+}  # fmt: skip
 MAKERS = (torch.zeros, torch.ones, torch.full)
 RESERVED = re.compile(r"(exit\d+|final)(\.|$)")  # tensor names that belong to heads
 
@@ -50,6 +55,7 @@ class Emitter:
     def __init__(self, program: Program) -> None:
         self.program, self.module, self.graph = program, program.module, fx.Graph()
         self.values: dict[fx.Node, Any] = {}
+        self.owner: dict[Any, fx.Node] = {}  # node -> the first that shares its memory
         self.meta: dict[fx.Node, Any] = {}  # new node -> meta tensor
         self.tensors: dict[str, Tensor] = {}
         self.tensor_nodes: dict[int, fx.Node] = {}
@@ -78,9 +84,10 @@ class Emitter:
         return list(self.current.users)
 
     def overwrite(self, old: fx.Node, new: fx.Node) -> None:
-        """After an in-place operation every name of the old value means the new one."""
+        """After an in-place operation every name of the old value means the new one; copies of it do not."""
+        changed = next((n for n in self.current.all_input_nodes if self.values.get(n) is old), None)
         for key, value in self.values.items():
-            if value is old:
+            if value is old and self.owner.get(key, key) is self.owner.get(changed, changed):
                 self.values[key] = new
 
     # --- the walk ---
@@ -107,6 +114,9 @@ class Emitter:
         else:
             try:
                 self.values[node] = self.call(node)
+                same = next((n for n in node.all_input_nodes if self.values[n] is self.values[node]), node)
+                copied = self.describe(node).partition(" ")[0] in COPIES
+                self.owner[node] = node if copied else self.owner.get(same, same)
             except (Unsupported, PassError) as error:
                 raise PassError(f"node {node.name} ({self.describe(node)}{source_line(node)}): {error}") from error
 
@@ -127,11 +137,16 @@ class Emitter:
             rule = FUNCTIONS.get(node.target)
         if rule is None:
             raise Unsupported(self.no_operation(node))
+        takes = inspect.signature(rule)
+        if "axis" in kwargs and "axis" not in takes.parameters:
+            kwargs["dim"] = kwargs.pop("axis")
         try:
-            inspect.signature(rule).bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise Unsupported(f"called in a form that cannot be compiled ({error})") from None
-        return rule(self, *args, **kwargs)
+            takes.bind(self, *args, **kwargs)
+            return rule(self, *args, **kwargs)
+        except (Unsupported, PassError):
+            raise
+        except Exception as error:
+            raise Unsupported(f"called in a form that cannot be compiled ({first_line(error)})") from error
 
     def compute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Nothing here depends on the image: the result is a constant."""
@@ -140,10 +155,12 @@ class Emitter:
                 if node.op == "call_module":
                     return self.module.get_submodule(str(node.target))(*args, **kwargs)
                 if node.op == "call_method":
+                    if node.target in ("view", "reshape", "expand"):
+                        args = (args[0], *without_its_batch(args[1:]))
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 target: Any = node.target
-                if target in MAKERS:  # one for every image of a batch
-                    args = map_aggregate(args, lambda n: 1 if n == BATCH else n)
+                if target in MAKERS:
+                    args, kwargs = of_one_image(target, args, kwargs)
                 if (
                     target in PLAIN_FUNCTIONS
                     or isinstance(target, BuiltinFunctionType)
@@ -212,6 +229,22 @@ class Emitter:
         if node.op == "call_module":
             return f"{type(self.module.get_submodule(str(node.target))).__name__} {node.target}"
         return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+
+
+def of_one_image(make: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Arguments of torch.zeros and the like for one tensor that broadcasts along the batch."""
+    sizes = args[:1] if make is torch.full else args
+    kwargs = {key: without_its_batch(value) if key == "size" else value for key, value in kwargs.items()}
+    return (*without_its_batch(sizes), *args[len(sizes) :]), kwargs
+
+
+def without_its_batch(sizes: Any) -> Any:
+    def one(n: Any) -> Any:
+        if isinstance(n, int) and n > BATCH and n % BATCH == 0:
+            raise Unsupported("a constant of a size that has the batch in it")
+        return 1 if n == BATCH else n
+
+    return map_aggregate(sizes, one)
 
 
 def fetch(module: nn.Module, path: str) -> Any:

@@ -56,8 +56,8 @@ def trace_model(
             network, facts = load_factory(model, weights, num_classes)
         else:
             network, facts = load_torchvision(model, weights, num_classes)
-    spec = input_spec(network, facts, input_size)
-    module = trace(network.eval(), model, spec)
+    spec = input_spec(network.eval(), facts, input_size)
+    module = trace(network, model, spec)
     classes = class_names(network, facts, try_out(network, module, spec, model))
     provenance = {
         "model": model,

@@ -8,6 +8,7 @@ known size, as in plain fx.
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,16 @@ from torch.fx.node import map_aggregate
 from perse_compile.shapes import BATCH
 
 
+class Size(tuple[Any, ...]):
+    """Like torch.Size, of numbers and of stand-ins for them."""
+
+    def numel(self) -> Any:
+        return math.prod(self)
+
+    def __getitem__(self, at: Any) -> Any:
+        return Size(super().__getitem__(at)) if isinstance(at, slice) else super().__getitem__(at)
+
+
 class InPlaceProxy(fx.Proxy):
     """fx's stand-in for a tensor, for which `x += y` is `x = x + y`: other names of x would keep the old value."""
 
@@ -28,6 +39,10 @@ class InPlaceProxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         known = self.tracer.known_of(self, name)
         return super().__getattr__(name) if known is None else known
+
+    def __len__(self) -> int:
+        parts = self.tracer.values.get(self.node)
+        return len(parts) if isinstance(parts, tuple | list) else super().__len__()
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._changed(operator.iadd, other, "add")
@@ -76,6 +91,7 @@ class Tracer(fx.Tracer):
         """torch.zeros or torch.ones, of which a size may be the batch's."""
 
         def filled(*size: Any, **how: Any) -> Any:
+            size = size or (how.pop("size", ()),)
             sizes = size[0] if len(size) == 1 and isinstance(size[0], tuple | list) else size
             if not any(isinstance(n, fx.Proxy) for n in sizes):
                 return make(*size, **how)
@@ -84,17 +100,24 @@ class Tracer(fx.Tracer):
         return filled
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        if kind == "call_method" and target in ("size", "dim", "ndimension"):
-            size = self.size_of(args[0])
-            if size is not None and target != "size":
-                return len(size)
-            dims = [*args[1:], *kwargs.values()]
-            if size is not None and all(isinstance(dim, int) for dim in dims):
-                return size[dims[0]] if dims else size
+        if kind == "call_method" and (answer := self._answer(target, args, kwargs)) is not None:
+            return answer
         made = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         if isinstance(made, fx.Proxy) and self.image is not None:
             self.values[made.node] = self._evaluate(kind, target, args, kwargs)
         return made
+
+    def _answer(self, method: str, args: Any, kwargs: Any) -> Any:
+        """What a tensor says of itself, if that is known; else None."""
+        size = self.size_of(args[0])
+        if size is None or method not in ("size", "dim", "ndimension", "numel", "is_floating_point"):
+            return None
+        if method == "size":
+            dims = [*args[1:], *kwargs.values()]
+            return size[dims[0]] if dims else size
+        if method == "is_floating_point":
+            return self.values[args[0].node].is_floating_point()
+        return size.numel() if method == "numel" else len(size)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         made_in_forward = not self.evaluating and not any(m is part for part in self.root.modules())
@@ -116,15 +139,18 @@ class Tracer(fx.Tracer):
         size = self.size_of(x)
         if size is None:
             return None
-        known = {"shape": size, "ndim": len(size), "device": torch.device("cpu"), "is_cuda": False}
+        known = {
+            "shape": size, "ndim": len(size), "dtype": self.values[x.node].dtype, "device": torch.device("cpu"),
+            "is_cuda": False, "requires_grad": False,
+        }  # fmt: skip
         return known.get(name)
 
-    def size_of(self, x: Any) -> tuple[Any, ...] | None:
+    def size_of(self, x: Any) -> Size | None:
         """Numbers, but for what has to do with the batch."""
         value = self.values.get(x.node) if isinstance(x, fx.Proxy) else None
         if not isinstance(value, Tensor):
             return None
-        return tuple(self._batch(x, dim, n) if n % BATCH == 0 else n for dim, n in enumerate(value.shape))
+        return Size(self._batch(x, dim, n) if n and n % BATCH == 0 else n for dim, n in enumerate(value.shape))
 
     def _batch(self, x: fx.Proxy, dim: int, size: int) -> fx.Proxy:
         if size == BATCH and self.batch is not None:
@@ -140,13 +166,14 @@ class Tracer(fx.Tracer):
             if kind == "placeholder":
                 return torch.empty(BATCH, *(self.image or ()), device="meta")
             args, kwargs = map_aggregate(args, self._known), map_aggregate(kwargs, self._known)
-            with self._outside(), torch.no_grad():
+            with self._outside(), torch.no_grad(), torch.device("meta"):
                 if kind == "get_attr":
                     return on_meta(operator.attrgetter(target)(self.root))
                 if kind == "call_function":
-                    return target(*args, **kwargs)
+                    kwargs = {**kwargs, "device": "meta"} if "device" in kwargs else kwargs
+                    return on_meta(target(*args, **kwargs))
                 if kind == "call_method":
-                    return getattr(args[0], target)(*args[1:], **kwargs)
+                    return on_meta(getattr(args[0], target)(*args[1:], **kwargs))
                 return module_on_meta(self.root.get_submodule(target))(*args, **kwargs)
         except Exception:  # whatever it is: its size is not known
             return None
@@ -162,11 +189,11 @@ class Tracer(fx.Tracer):
     @contextmanager
     def _outside(self) -> Iterator[None]:
         """Modules that are called here are not part of the graph."""
-        self.evaluating = True
+        before, self.evaluating = self.evaluating, True
         try:
             yield
         finally:
-            self.evaluating = False
+            self.evaluating = before
 
 
 def on_meta(value: Any) -> Any:
@@ -174,6 +201,11 @@ def on_meta(value: Any) -> Any:
 
 
 def module_on_meta(module: nn.Module) -> nn.Module:
-    """A copy without the weights' memory."""
-    tensors = (*module.parameters(), *module.buffers())
-    return copy.deepcopy(module, {id(tensor): on_meta(tensor) for tensor in tensors})
+    """A copy without the weights' memory, and without what somebody wants done when it is called."""
+    held = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    tensors = (*module.parameters(), *module.buffers(), *held)
+    made = copy.deepcopy(module, {id(tensor): on_meta(tensor) for tensor in tensors})
+    for part in made.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    return made

@@ -21,8 +21,8 @@ def traced(network: nn.Module, name: str = "net", channels: int = 3) -> Program:
     """As trace_model does it, without looking for a factory; norms get statistics worth folding."""
     randomise(network)
     facts = {"preset": None, "meta": None}
-    spec = input_spec(network, facts, None)
-    module = trace.trace(network.eval(), name, spec)
+    spec = input_spec(network.eval(), facts, None)
+    module = trace.trace(network, name, spec)
     return Program(
         name,
         module,

@@ -111,10 +111,30 @@ def test_exp(tmp_path: Path) -> None:
     np.testing.assert_allclose(run_compiled(module, x, tmp_path), module(x).numpy(), rtol=2e-6)
 
 
-def test_log_of_zero(tmp_path: Path) -> None:
-    module = graph_of(lambda g, x, t: call(g, ops.log, call(g, ops.relu, x)), (1, 1, 2))
-    got = run_compiled(module, torch.tensor([[[[-1.0, 1.0]]]]), tmp_path)
-    assert got.ravel().tolist() == [-np.inf, 0.0]
+@pytest.mark.parametrize("op", [ops.log, ops.exp, ops.mish, ops.softplus])
+def test_at_the_ends(op: Any, tmp_path: Path) -> None:
+    values = torch.tensor([-np.inf, -1e30, -100.0, -1.0, 0.0, 1.0, 80.0, 100.0, 1e30, np.inf])
+    module = graph_of(lambda g, x, t: call(g, op, x), (1, 1, len(values)))
+    x = values.reshape(1, 1, 1, -1)
+    expected, got = module(x).numpy(), run_compiled(module, x, tmp_path)
+    known = values.numpy() > -np.inf if op is ops.mish else values.numpy() == values.numpy()
+    np.testing.assert_allclose(
+        got.ravel()[known], expected.ravel()[known], rtol=2e-6, atol=1e-7 if op is ops.mish else 1e-37
+    )
+
+
+def test_long_chains_are_cut(tmp_path: Path) -> None:
+    """Each repeats its argument: eight in one kernel are thousands of terms, and minutes to compile."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        for _ in range(8):
+            x = call(g, ops.add, call(g, ops.leaky_relu, call(g, ops.mul, x, call(g, ops.sigmoid, x)), 0.1), -0.7)
+        return x
+
+    module = graph_of(build, (2, 3, 4))
+    calls, _ = lowered(module)
+    assert 2 <= len(calls) <= 8
+    check(build, (2, 3, 4), tmp_path, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("op", [ops.maximum, ops.minimum])

@@ -13,6 +13,8 @@ import torch
 import torchvision
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perse_compile import trace, weights
 from perse_compile.driver import insert_exits
@@ -298,3 +300,26 @@ def test_driver_saves_a_program_that_loads(tmp_path: Path) -> None:
     program = insert_exits("tests.models:plain", exits=1, output=tmp_path / "p.perse", dump=tmp_path / "dump")
     assert [e.name for e in Program.load(tmp_path / "p.perse").exits] == ["exit0", "final"]
     assert len(list((tmp_path / "dump").iterdir())) == len(program.passes)
+
+
+class Unshuffled(nn.Module):
+    """Its first convolution takes more channels than the image has."""
+
+    input_size = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8), nn.Linear(8, 3)
+        self.last = nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.fc(self.norm(self.conv(F.pixel_unshuffle(x, 2))).mean((2, 3))))
+
+
+def test_channels_of_an_image_that_is_made_into_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Unshuffled()  # in training mode, as factories return them
+    before = {name: tensor.clone() for name, tensor in network.named_buffers()}
+    monkeypatch.setattr(models, "plain", lambda: network)
+    assert trace_model("tests.models:plain").input.channels == 3
+    for name, tensor in network.named_buffers():
+        torch.testing.assert_close(tensor, before[name])

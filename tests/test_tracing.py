@@ -17,7 +17,7 @@ from perse_compile.passes import analysis_pipeline
 from perse_compile.pipeline import run
 from perse_compile.trace import trace_model
 from tests import models
-from tests.helpers import logits, traced
+from tests.helpers import check_pass, logits, traced
 
 
 class Body(nn.Module):
@@ -116,15 +116,35 @@ def flattened(m: Body, x: Tensor) -> Tensor:
     return each.view(n, c, h, w)
 
 
-@pytest.mark.parametrize("body", [padded_to_even, shortcut, by_parts, flattened])
+def asked(m: Body, x: Tensor) -> Tensor:
+    assert x.dtype == torch.float32 and x.is_floating_point() and not x.requires_grad and not x.is_cuda
+    assert x.shape[1:].numel() == 256 and x.size()[2:].numel() == 64 and x[:, :0].shape[1] == 0
+    first, *others = x.chunk(4, 1)
+    assert len(x.chunk(4, 1)) == 4 and len(others) == 3
+    zeros = torch.cat([torch.zeros(x.shape[0], 1, 8, 8), first], 1)
+    if zeros.shape[1] == 2:
+        x = torch.cat([zeros, x[:, 2:]], 1)
+    return x.reshape(-1, x.numel() // x.size(0)).view(x.shape)
+
+
+def through_a_hook(m: Body, x: Tensor) -> Tensor:
+    x = m.layers["hooked"](x)
+    return x * 2 if x.shape[2] == 8 else x
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("body", [padded_to_even, shortcut, by_parts, flattened, asked, through_a_hook])
 def test_sizes_are_known(body: Any) -> None:
-    network = Body(body, wide=nn.Conv2d(1, 4, 1))
+    hooked, seen = nn.utils.weight_norm(nn.Conv2d(4, 4, 1)), list[str]()
+    network = Body(body, wide=nn.Conv2d(1, 4, 1), hooked=hooked)
+    hooked.register_forward_hook(lambda m, given, made: seen.append(made.device.type))
     program = traced(network)
     x = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(program.module(x), network(x))  # for any batch
+    assert set(seen) <= {"cpu"} and torch.zeros(2).tolist() == [0, 0]  # nothing is left behind
     if body is not flattened:  # which mixes the batch with channels
-        assert run(program, analysis_pipeline()).module is not None
+        check_pass(program, *analysis_pipeline())
 
 
 UNKNOWN = {

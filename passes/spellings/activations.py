@@ -15,6 +15,7 @@ from perse_compile.passes.spellings.rules import (
     Unsupported,
     dimension,
     elementwise,
+    implied,
     in_place,
     is_node,
     of_module,
@@ -78,7 +79,9 @@ def celu(e: Emitter, input: Node, alpha: float = 1.0, inplace: bool = False) -> 
 
 
 def softplus(e: Emitter, input: Node, beta: float = 1.0, threshold: float = 20.0) -> Node:
-    """Above the threshold torch gives x itself, which is the same to six digits."""
+    """Above the threshold torch gives x itself, which from 15 on is the same to six digits."""
+    if threshold < 15:
+        raise Unsupported(f"a threshold of {threshold}, which is seen in the result; 20 is usual")
     if beta == 1.0:
         return e("softplus", input)
     return e("mul", e("softplus", e("mul", input, float(beta), suffix="scaled"), suffix="soft"), 1.0 / beta)
@@ -130,7 +133,7 @@ def glu(e: Emitter, input: Node, dim: int = -1) -> Node:
     return e("mul", value, e("sigmoid", gate, suffix="sigmoid"))
 
 
-def softmin(e: Emitter, input: Node, dim: int = -1, _stacklevel: int = 3, dtype: Any = None) -> Node:
+def softmin(e: Emitter, input: Node, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Node:
     return softmax(e, e("mul", input, -1.0, suffix="negated"), dim)
 
 
@@ -138,8 +141,8 @@ def softmax2d_module(e: Emitter, m: nn.Softmax2d, input: Node) -> Node:
     return softmax(e, input, 1)
 
 
-def softmax(e: Emitter, input: Node, dim: int = -1, dtype: Any = None, _stacklevel: int = 3) -> Node:
-    return e("softmax", input, dimension(e, input, dim))
+def softmax(e: Emitter, input: Node, dim: int | None = None, dtype: Any = None, _stacklevel: int = 3) -> Node:
+    return e("softmax", input, implied(e, input, dim))
 
 
 relu, relu6, hardswish, hardsigmoid = (elementwise(op) for op in ("relu", "relu6", "hardswish", "hardsigmoid"))
@@ -152,7 +155,7 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Hardtanh: of_module(hardtanh, "min_val", "max_val"), nn.LeakyReLU: of_module(leaky_relu, "negative_slope"),
     nn.ELU: of_module(elu, "alpha"), nn.PReLU: of_module(prelu, "weight"), nn.Softmax: of_module(softmax, "dim"),
     nn.Softmax2d: softmax2d_module, nn.Softmin: of_module(softmin, "dim"), nn.Mish: of_module(mish),
-    nn.SELU: of_module(selu), nn.CELU: of_module(celu, "alpha"), nn.Softplus: of_module(softplus, "beta"),
+    nn.SELU: of_module(selu), nn.CELU: of_module(celu, "alpha"), nn.Softplus: of_module(softplus, "beta", "threshold"),
     nn.LogSigmoid: of_module(logsigmoid), nn.Softsign: of_module(softsign), nn.Tanhshrink: of_module(tanhshrink),
     nn.Softshrink: of_module(softshrink, "lambd"), nn.RReLU: of_module(rrelu, "lower", "upper"),
     nn.Threshold: of_module(threshold, "threshold", "value"), nn.GLU: of_module(glu, "dim"),
@@ -162,7 +165,7 @@ METHODS: dict[str, Rule] = {
     "relu": relu, "sigmoid": sigmoid, "tanh": tanh, "clamp": clamp, "clip": clamp,
     "clamp_min": clamp_min, "clamp_max": clamp_max, "softmax": softmax,
 }  # fmt: skip
-METHODS |= {f"{name}_": in_place(METHODS[name]) for name in ("relu", "sigmoid", "tanh", "clamp")}
+METHODS |= {f"{name}_": in_place(METHODS[name]) for name in METHODS}
 
 FUNCTIONS: dict[Any, Rule] = {
     F.relu: relu, torch.relu: relu, F.relu6: relu6, F.hardswish: hardswish, F.hardsigmoid: hardsigmoid, F.silu: silu,
@@ -172,5 +175,6 @@ FUNCTIONS: dict[Any, Rule] = {
     torch.clamp_min: clamp_min, torch.clamp_max: clamp_max, F.mish: mish, F.selu: selu, torch.selu: selu, F.celu: celu,
     F.softplus: softplus, F.logsigmoid: logsigmoid, F.softsign: softsign, F.tanhshrink: tanhshrink,
     F.softshrink: softshrink, F.rrelu: rrelu, F.threshold: threshold, F.glu: glu,
-    F.relu_: in_place(relu), torch.relu_: in_place(relu),
+    F.leaky_relu_: in_place(leaky_relu), F.elu_: in_place(elu), F.selu_: in_place(selu),
+    F.hardtanh_: in_place(hardtanh), F.relu_: in_place(relu), torch.relu_: in_place(relu),
 }  # fmt: skip

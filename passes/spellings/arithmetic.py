@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
 
 
+MOST_FACTORS = 65  # of a power by products
 EXTREMES = ("maximum", "minimum")
 
 
 def arithmetic(op: str) -> Rule:
-    def rule(e: Emitter, input: Any, other: Any, alpha: float = 1.0) -> Node:
+    def rule(e: Emitter, input: Any, other: Any, alpha: float = 1.0) -> Any:
+        if op == "add" and isinstance(input, tuple) and isinstance(other, tuple):
+            return (*input, *other)
         if alpha != 1.0:
             other = e("mul", other, float(alpha), suffix="alpha") if is_node(other) else other * alpha
         if is_node(input) and is_node(other):
@@ -84,10 +87,22 @@ def power(e: Emitter, input: Any, exponent: Any) -> Node:
         return e("reciprocal", power(e, input, -p))
     if p == 0.5:
         return e("sqrt", input)
-    if p in (1, 2, 3, 4):
-        square = e("mul", input, input, suffix="square") if p > 2 else input
-        return input if p == 1 else e("mul", square, square if p == 4 else input)
+    if p in range(MOST_FACTORS):
+        return whole_power(e, input, int(p))
     return e("exp", e("mul", e("log", input, suffix="log"), p, suffix="scaled"))
+
+
+def whole_power(e: Emitter, input: Node, p: int) -> Node:
+    """By squares: x^13 = x^8 x^4 x."""
+    if p == 0:
+        return e("clamp", input, 1.0, 1.0)
+    result, square = None, input
+    for bit in range(p.bit_length()):
+        square = e("mul", square, square, suffix="square") if bit else input
+        if p >> bit & 1:
+            result = square if result is None else e("mul", result, square, suffix="product")
+    assert result is not None
+    return result
 
 
 def square(e: Emitter, input: Node) -> Node:
@@ -113,17 +128,18 @@ def expand(e: Emitter, input: Node, *sizes: Any) -> Node:
 
 add, sub, mul, div = (arithmetic(op) for op in ("add", "sub", "mul", "div"))
 maximum, minimum = (arithmetic(op) for op in EXTREMES)
-exp, log, sqrt = (elementwise(op) for op in ("exp", "log", "sqrt"))
+exp, sqrt = (elementwise(op) for op in ("exp", "sqrt"))
 absolute, reciprocal = (elementwise(op) for op in ("absolute", "reciprocal"))
 
 METHODS: dict[str, Rule] = {
     "add": add, "sub": sub, "mul": mul, "div": div, "neg": negative, "pow": power, "square": square,
-    "true_divide": div, "maximum": maximum, "minimum": minimum, "exp": exp, "log": log, "sqrt": sqrt, "abs": absolute,
+    "true_divide": div, "maximum": maximum, "minimum": minimum, "exp": exp, "sqrt": sqrt, "abs": absolute,
     "rsqrt": root_of_reciprocal, "reciprocal": reciprocal, "rsub": subtracted_from,
     "expand": expand, "expand_as": expand,
 }  # fmt: skip
 METHODS |= {
-    f"{name}_": in_place(METHODS[name]) for name in ("add", "sub", "mul", "div", "neg", "pow", "exp", "sqrt", "abs")
+    f"{name}_": in_place(METHODS[name])
+    for name in ("add", "sub", "mul", "div", "neg", "pow", "square", "exp", "sqrt", "abs", "rsqrt", "reciprocal")
 }
 
 FUNCTIONS: dict[Any, Rule] = {
@@ -131,7 +147,7 @@ FUNCTIONS: dict[Any, Rule] = {
     operator.truediv: div, torch.div: div, operator.neg: negative, torch.neg: negative, operator.pow: power,
     torch.pow: power, torch.square: square, torch.true_divide: div, torch.divide: div, torch.multiply: mul,
     torch.subtract: sub, torch.rsub: subtracted_from, torch.maximum: maximum, torch.minimum: minimum, torch.exp: exp,
-    torch.log: log, torch.sqrt: sqrt, torch.rsqrt: root_of_reciprocal, torch.abs: absolute, operator.abs: absolute,
+    torch.sqrt: sqrt, torch.rsqrt: root_of_reciprocal, torch.abs: absolute, operator.abs: absolute,
     abs: absolute, torch.reciprocal: reciprocal,
     operator.iadd: in_place(add), operator.isub: in_place(sub), operator.imul: in_place(mul),
     operator.itruediv: in_place(div),

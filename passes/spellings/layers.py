@@ -147,12 +147,14 @@ def group_norm(
 ) -> Node:
     """Each group of channels is one row to normalise."""
     shape = e.shape(input)
-    if len(shape) != 4 or shape[1] % num_groups:
+    if len(shape) < 3 or shape[1] % num_groups:
         raise Unsupported(f"{num_groups} groups of {shape[1:]}")
     rows = e("reshape", input, (num_groups, math.prod(shape[1:]) // num_groups), suffix="groups")
     normal = e("layer_norm", rows, None, None, float(eps), suffix="normal")
-    if weight is None:
+    if weight is None and bias is None:
         return e("reshape", normal, shape[1:])
+    weight = e.name_tensor(torch.ones(shape[1]), "weight") if weight is None else weight
+    bias = e.name_tensor(torch.zeros(shape[1]), "bias") if bias is None else bias
     return e("affine", e("reshape", normal, shape[1:], suffix="image"), weight, bias)
 
 
@@ -201,6 +203,10 @@ def matmul(e: Emitter, input: Any, other: Any) -> Node:
     return e("matmul", input, other)
 
 
+def bmm(e: Emitter, input: Any, mat2: Any) -> Node:
+    return matmul(e, input, mat2)
+
+
 def attention(
     e: Emitter, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
@@ -220,11 +226,11 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.LocalResponseNorm: of_module(local_response_norm, "size", "alpha", "beta", "k"),
 }  # fmt: skip
 
-METHODS: dict[str, Rule] = {"matmul": matmul, "bmm": matmul}
+METHODS: dict[str, Rule] = {"matmul": matmul, "bmm": bmm}
 
 FUNCTIONS: dict[Any, Rule] = {
     F.conv2d: conv2d, torch.conv2d: conv2d, F.conv1d: conv1d, torch.conv1d: conv1d, F.linear: linear,
     F.batch_norm: batch_norm, F.layer_norm: layer_norm, F.group_norm: group_norm, F.instance_norm: instance_norm,
-    F.local_response_norm: local_response_norm, operator.matmul: matmul, torch.matmul: matmul, torch.bmm: matmul,
+    F.local_response_norm: local_response_norm, operator.matmul: matmul, torch.matmul: matmul, torch.bmm: bmm,
     F.scaled_dot_product_attention: attention,
 }  # fmt: skip

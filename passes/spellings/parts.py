@@ -91,7 +91,9 @@ def split(e: Emitter, input: Node, split_size_or_sections: Any, dim: int = 0) ->
 
 
 def narrow(e: Emitter, input: Node, dim: int, start: int, length: int) -> Node:
-    return take(e, input, dimension(e, input, dim), start, start + length)
+    at = dimension(e, input, dim)
+    start = int(start) % e.shape(input)[at]
+    return take(e, input, at, start, start + length)
 
 
 def select(e: Emitter, input: Node, dim: int, index: int) -> Any:
@@ -99,6 +101,7 @@ def select(e: Emitter, input: Node, dim: int, index: int) -> Any:
 
 
 def concat(e: Emitter, tensors: Any, dim: int = 0, axis: int | None = None) -> Node:
+    tensors = [t for t in tensors if is_node(t) or t.dim() > 1 or t.numel()]
     nodes = [t for t in tensors if is_node(t)]
     at = dimension(e, nodes[0], dim if axis is None else axis)
     if len(nodes) < len(tensors):
@@ -122,10 +125,11 @@ def join_constants(e: Emitter, tensors: list[Any], dim: int) -> Node:
 
 
 def stack(e: Emitter, tensors: Any, dim: int = 0) -> Node:
-    at = dim + rank(e, tensors[0]) + 1 if dim < 0 else dim
+    first = next(t for t in tensors if is_node(t))
+    at = dim + rank(e, first) + 1 if dim < 0 else dim
     if at == 0:
         raise Unsupported("works across the batch; keep the batch as dimension 0")
-    return concat(e, [unsqueeze(e, t, at) for t in tensors], at)
+    return concat(e, [unsqueeze(e, t, at) if is_node(t) else t.unsqueeze(at) for t in tensors], at)
 
 
 def repeat(e: Emitter, input: Node, *sizes: Any) -> Node:
@@ -135,6 +139,12 @@ def repeat(e: Emitter, input: Node, *sizes: Any) -> Node:
     for dim, count in enumerate(times):
         input = input if count == 1 else e("concat", (input,) * int(count), dim, suffix="repeated")
     return input
+
+
+def tile(e: Emitter, input: Node, *times: Any, dims: Any = ()) -> Node:
+    times = times or tuple(dims)
+    counts = times[0] if len(times) == 1 and isinstance(times[0], (tuple, list)) else times
+    return repeat(e, input, *(1,) * (rank(e, input) - len(counts)), *counts)
 
 
 def unbind(e: Emitter, input: Node, dim: int = 0) -> tuple[Any, ...]:
@@ -147,6 +157,8 @@ def new_filled(value: float) -> Rule:
 
     def rule(e: Emitter, input: Node, *size: Any, dtype: Any = None, device: Any = None) -> Tensor:
         sizes = size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
+        if any(n > BATCH and n % BATCH == 0 for n in sizes):
+            raise Unsupported("a constant of a size that has the batch in it")
         return torch.full(tuple(1 if n == BATCH else n for n in sizes), value)
 
     return rule
@@ -155,7 +167,9 @@ def new_filled(value: float) -> Rule:
 def filled(value: float) -> Callable[..., Tensor]:
     """zeros_like and ones_like: a constant, which broadcasts along the batch."""
 
-    def rule(e: Emitter, input: Node, dtype: Any = None, device: Any = None) -> Tensor:
+    def rule(
+        e: Emitter, input: Node, dtype: Any = None, layout: Any = None, device: Any = None, memory_format: Any = None
+    ) -> Tensor:
         return torch.full((1, *e.shape(input)[1:]), value)
 
     return rule
@@ -219,12 +233,12 @@ MODULES: dict[type[nn.Module], Rule] = {
 }  # fmt: skip
 
 METHODS: dict[str, Rule] = {
-    "chunk": chunk, "split": split, "narrow": narrow, "select": select, "repeat": repeat, "tile": repeat,
+    "chunk": chunk, "split": split, "narrow": narrow, "select": select, "repeat": repeat, "tile": tile,
     "unbind": unbind, "roll": roll, "new_zeros": new_filled(0.0), "new_ones": new_filled(1.0),
 }  # fmt: skip
 
 FUNCTIONS: dict[Any, Rule] = {
     operator.getitem: getitem, torch.chunk: chunk, torch.split: split, torch.narrow: narrow, torch.select: select,
     torch.cat: concat, torch.concat: concat, F.pad: pad, torch.stack: stack, torch.unbind: unbind, torch.roll: roll,
-    torch.tile: repeat, torch.zeros_like: filled(0.0), torch.ones_like: filled(1.0),
+    torch.tile: tile, torch.zeros_like: filled(0.0), torch.ones_like: filled(1.0),
 }  # fmt: skip

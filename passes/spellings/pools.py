@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perse_compile.passes.spellings.arithmetic import maximum, minimum
-from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, of_module, pair, rank
+from perse_compile.passes.spellings.rules import (
+    Node,
+    Rule,
+    Unsupported,
+    dimension,
+    implied,
+    is_call,
+    is_node,
+    of_module,
+    pair,
+    rank,
+)
 from perse_compile.passes.spellings.shapes import reshape_to
 
 if TYPE_CHECKING:
@@ -116,7 +127,9 @@ def var(
     off = e("sub", input, e("mean", input, dims, True, suffix="mean"), suffix="off")
     squares = e("mean", e("mul", off, off, suffix="squares"), dims, bool(keepdim), suffix="variance")
     count = math.prod(e.shape(input)[d] for d in dims)
-    less = int(unbiased) if correction is None else int(correction)
+    less = float(unbiased if correction is None else correction)
+    if count <= less:
+        raise Unsupported(f"the variance of {count} numbers with a correction of {less:g}")
     return e("mul", squares, count / (count - less)) if less else squares
 
 
@@ -146,8 +159,22 @@ def logsumexp(e: Emitter, input: Node, dim: Any, keepdim: bool = False) -> Node:
     return kept if keepdim else reshape_to(e, kept, tuple(s for d, s in enumerate(e.shape(kept)) if d not in dims))
 
 
-def log_softmax(e: Emitter, input: Node, dim: Any = -1, _stacklevel: int = 3, dtype: Any = None) -> Node:
-    return e("sub", input, logsumexp(e, input, dim, True))
+def log_softmax(e: Emitter, input: Node, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Node:
+    return e("sub", input, logsumexp(e, input, implied(e, input, dim), True))
+
+
+def log(e: Emitter, input: Node) -> Node:
+    """Of a softmax from what that is taken of: its shares may be too small to have a logarithm."""
+    if is_call(input, "softmax"):
+        source: Any = input.args[0]
+        return e("sub", source, logsumexp(e, source, input.args[1], True))
+    return e("log", input)
+
+
+def vector_norm(
+    e: Emitter, x: Node, ord: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None, out: None = None
+) -> Node:
+    return norm(e, x, ord, dim, keepdim)
 
 
 def dimensions(e: Emitter, x: Node, dim: Any) -> tuple[int, ...]:
@@ -172,13 +199,13 @@ torch_max, torch_min = extremes(maximum, greatest), extremes(minimum, least)
 
 METHODS: dict[str, Rule] = {
     "mean": mean, "sum": total, "amax": greatest, "amin": least, "max": torch_max, "min": torch_min, "var": var,
-    "std": std, "norm": norm, "logsumexp": logsumexp, "log_softmax": log_softmax,
+    "std": std, "norm": norm, "logsumexp": logsumexp, "log_softmax": log_softmax, "log": log,
 }  # fmt: skip
 
 FUNCTIONS: dict[Any, Rule] = {
     F.max_pool2d: max_pool2d, torch.max_pool2d: max_pool2d, F.avg_pool2d: avg_pool2d,
-    F.adaptive_avg_pool2d: adaptive_avg_pool2d, F.adaptive_max_pool2d: adaptive_max_pool2d,
-    torch.mean: mean, torch.sum: total, torch.amax: greatest, torch.amin: least, torch.max: torch_max,
-    torch.min: torch_min, torch.var: var, torch.std: std, torch.norm: norm, torch.linalg.vector_norm: norm,
+    F.adaptive_avg_pool2d: adaptive_avg_pool2d, F.adaptive_max_pool2d: adaptive_max_pool2d, torch.mean: mean,
+    torch.sum: total, torch.amax: greatest, torch.amin: least, torch.max: torch_max, torch.min: torch_min,
+    torch.var: var, torch.std: std, torch.norm: norm, torch.linalg.vector_norm: vector_norm, torch.log: log,
     F.normalize: normalize, torch.logsumexp: logsumexp, F.log_softmax: log_softmax, torch.log_softmax: log_softmax,
 }  # fmt: skip

@@ -43,6 +43,15 @@ def dimension(e: Emitter, x: Node, dim: int) -> int:
     return dim
 
 
+def is_call(x: Node, name: str) -> bool:
+    return x.op == "call_function" and x.target.__name__ == name  # type: ignore[union-attr]
+
+
+def implied(e: Emitter, x: Node, dim: int | None) -> int:
+    """A softmax's dimension; torch chooses one where none is said."""
+    return dimension(e, x, (0 if rank(e, x) == 3 else 1) if dim is None else dim)
+
+
 def in_place(rule: Rule) -> Rule:
     """The rule of a method like relu_: what was x is the result from now on."""
 

@@ -9,7 +9,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, of_module, pair, rank
+from perse_compile.passes.spellings.rules import (
+    Node,
+    Rule,
+    Unsupported,
+    dimension,
+    is_call,
+    is_node,
+    of_module,
+    pair,
+    rank,
+)
 from perse_compile.shapes import BATCH
 
 if TYPE_CHECKING:
@@ -96,8 +106,15 @@ def movedim(e: Emitter, input: Node, source: Any, destination: Any) -> Node:
     return permute(e, input, order)
 
 
+def an_image(e: Emitter, x: Node) -> tuple[int, ...]:
+    """Its size (N, C, H, W)."""
+    if rank(e, x) != 4:
+        raise Unsupported(f"of {e.shape(x)[1:]}, which is no image (channels, height, width)")
+    return e.shape(x)
+
+
 def pixel_shuffle(e: Emitter, input: Node, upscale_factor: int) -> Node:
-    _, channels, height, width = e.shape(input)
+    _, channels, height, width = an_image(e, input)
     r = int(upscale_factor)
     parts = e("reshape", input, (channels // r**2, r, r, height, width), suffix="parts")
     return e(
@@ -106,7 +123,7 @@ def pixel_shuffle(e: Emitter, input: Node, upscale_factor: int) -> Node:
 
 
 def pixel_unshuffle(e: Emitter, input: Node, downscale_factor: int) -> Node:
-    _, channels, height, width = e.shape(input)
+    _, channels, height, width = an_image(e, input)
     r = int(downscale_factor)
     parts = e("reshape", input, (channels, height // r, r, width // r, r), suffix="parts")
     return e(
@@ -119,11 +136,13 @@ def interpolate(
     align_corners: Any = None, recompute_scale_factor: Any = None, antialias: bool = False,
 ) -> Node:  # fmt: skip
     """To the same size, or by whole factors: of pixels that are repeated or left out."""
-    own = e.shape(input)[2:]
+    own = an_image(e, input)[2:]
     if size is None:
-        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * len(own)
-        size = [int(n * factor) for n, factor in zip(own, factors, strict=True)]
-    wanted = pair(size)
+        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * 2
+        size = [n * factor for n, factor in zip(own, factors, strict=True)]
+        if any(n != int(n) for n in size) and not recompute_scale_factor:
+            raise Unsupported(f"from {own} by {scale_factor}: that is not a whole number of pixels")
+    wanted = pair([int(n) for n in size] if isinstance(size, (tuple, list)) else size)
     if wanted == own:
         return input
     if mode == "nearest" and not (own[0] % wanted[0] or own[1] % wanted[1]):
@@ -160,10 +179,6 @@ def attribute(e: Emitter, input: Any, name: str) -> Any:
     if name not in known:
         raise Unsupported(f"attribute {name!r} of a tensor")
     return known[name]
-
-
-def is_call(x: Node, name: str) -> bool:
-    return x.op == "call_function" and x.target.__name__ == name  # type: ignore[union-attr]
 
 
 MODULES: dict[type[nn.Module], Rule] = {

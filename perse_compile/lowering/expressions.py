@@ -11,6 +11,9 @@ from tvm import tirx
 Expr = Any
 
 
+SMALLEST = 1.1754944e-38  # that has all its digits
+
+
 def constant(value: float) -> Expr:
     return tirx.const(float(value), "float32")
 
@@ -85,8 +88,7 @@ def _log1p(f: Expr, *coefficients: float) -> Expr:
 def log(x: Expr) -> Expr:
     """n * ln 2 + log m with x = 2^n * m and m between the roots of 1/2 and 2; relative error about 2e-7.
 
-    The polynomial is by interpolation at the Chebyshev points, of degree 9 (5e-9). Of zero and of what is less:
-    minus infinity, which torch gives for zero alone.
+    The polynomial is by interpolation at the Chebyshev points, of degree 9 (5e-9). Numbers under 1e-38 count as zero.
     """
     bits = tirx.reinterpret("int32", x)
     root = int(np.float32(0.5**0.5).view(np.int32))
@@ -96,7 +98,9 @@ def log(x: Expr) -> Expr:
         m - constant(1.0), -0.07451186329126358, 0.12806610763072968, -0.13266031444072723, 0.14199650287628174,
         -0.1660836935043335, 0.20000939071178436, -0.2500157952308655, 0.33333346247673035, -0.49999988079071045, 1.0,
     )  # fmt: skip
-    return tirx.Select(x > constant(0.0), part + n.astype("float32") * constant(0.6931471805599453), constant(-np.inf))
+    finite = part + n.astype("float32") * constant(0.6931471805599453)
+    at_the_end = tirx.Select(x >= constant(0.0), constant(-np.inf), constant(np.nan))
+    return tirx.Select(x >= constant(SMALLEST), tirx.Select(x < constant(np.inf), finite, x), at_the_end)
 
 
 def softplus(x: Expr) -> Expr:
@@ -112,7 +116,7 @@ def mish(x: Expr) -> Expr:
     """x * tanh(softplus(x)), which is x * n / (n + 2) with n = e (e + 2) and e = exp(x)."""
     e = exp(_minimum(x, constant(20.0)))
     n = e * (e + constant(2.0))
-    return x * n / (n + constant(2.0))
+    return x * (n / (n + constant(2.0)))
 
 
 def hardsigmoid(x: Expr) -> Expr:
@@ -133,7 +137,9 @@ UNARY: dict[str, Callable[..., Expr]] = {
     "elu": lambda x, alpha: tirx.Select(x > constant(0.0), x, (exp(x) - constant(1.0)) * constant(alpha)),
     "softplus": softplus,
     "mish": mish,
-    "exp": exp,
+    "exp": lambda x: tirx.Select(
+        x > constant(-86.5), tirx.Select(x < constant(88.7228), exp(x), constant(np.inf)), constant(0.0)
+    ),
     "log": log,
     "sqrt": tirx.sqrt,
     "reciprocal": lambda x: constant(1.0) / x,

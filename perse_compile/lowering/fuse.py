@@ -38,7 +38,8 @@ MOVES = {
 
 # How often an expression has its argument in it: behind each other that multiplies, and so does the time to compile it.
 READS = {
-    "sigmoid": 11, "silu": 12, "gelu": 22, "tanh": 11, "elu": 13, "softplus": 111, "mish": 45, "exp": 11, "log": 22,
+    "sigmoid": 11, "silu": 12, "gelu": 22, "tanh": 11, "elu": 13, "softplus": 111, "mish": 45, "exp": 13, "log": 26,
+    "hardswish": 2, "leaky_relu": 3,
 }  # fmt: skip
 MOST_READS = 500
 
@@ -81,6 +82,10 @@ def group_nodes(nodes: list[fx.Node], kept: set[fx.Node], alone: Collection[fx.N
     return groups
 
 
+def _reads(node: fx.Node) -> int:
+    return READS.get(op_of(node), 1) * max(1, max(map(node.args.count, node.all_input_nodes), default=1))
+
+
 def _is_view(node: fx.Node) -> bool:
     return op_of(node) == "slice_dim" and bool(node.args[1] == 1)
 
@@ -100,7 +105,7 @@ def _group_to_join(
             continue
         if op in ELEMENTWISE and source.meta["shape"] != node.meta["shape"]:
             continue  # the node broadcasts this operand: the kernel's loops would not fit
-        if prod(READS.get(op_of(member), 1) for member in (*group.nodes, node)) > MOST_READS:
+        if prod(map(_reads, (*group.nodes, node))) > MOST_READS:
             continue
         joinable.append(group)
     return max(joinable, key=groups.index, default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,7 @@ from perse_compile.passes.evaluation_form import EvaluationForm
 from perse_compile.pipeline import run
 from tests.helpers import check_pass, traced
 
+pytestmark = pytest.mark.filterwarnings("ignore:Implicit dimension", r"ignore:var\(\)")
 CHANNELS, SIZE = 8, 6
 
 
@@ -61,6 +63,12 @@ def non_local(x: Tensor) -> Tensor:
     places = x.flatten(2)
     alike = torch.bmm(places.permute(0, 2, 1), places).softmax(-1)
     return x + (places @ alike.transpose(1, 2)).view(x.shape)
+
+
+def cloned(x: Tensor) -> Tensor:
+    y = x.clone()
+    y.add_(1)
+    return x + y * 2.0
 
 
 def one_of(x: Tensor) -> Tensor:
@@ -115,7 +123,31 @@ MIDDLES: dict[str, Callable[[Tensor], Tensor]] = {
     "torch.zeros": lambda x: torch.cat([torch.zeros(x.shape[0], 2, *x.shape[2:], device=x.device), x], 1),
     "elsewhere": lambda x: x.cuda() if x.is_cuda else x * 2.0,
     "torch.full": lambda x: torch.cat([torch.full((x.shape[0], 1, SIZE, SIZE), 2.0), x], 1),
-    "torch.ones": lambda x: x + torch.ones((x.shape[0], 1, 1, SIZE)), "unbind": one_of,
+    "torch.ones": lambda x: x + torch.ones((x.shape[0], 1, 1, SIZE)), "unbind": one_of, "pow 5": lambda x: x**5,
+    "pow 13": lambda x: x.pow(13), "pow 0": lambda x: x**0 + x, "pow -3": lambda x: (x + 9.0) ** -3,
+    "softmax of images": lambda x: F.softmax(x), "Softmax without a dimension": nn.Softmax(),
+    "softmin": lambda x: F.softmin(x), "log_softmax of images": lambda x: F.log_softmax(x),
+    "log of a softmax": lambda x: (x * 10.0).softmax(1).log(),
+    "group_norm with weights only": lambda x: F.group_norm(x, 2, weight=torch.full((CHANNELS,), 2.0)),
+    "group_norm with biases only": lambda x: F.group_norm(x, 2, bias=torch.full((CHANNELS,), 2.0)),
+    "group_norm of rows": lambda x: F.group_norm(x.flatten(2), 2),
+    "instance_norm with biases": lambda x: F.instance_norm(x, bias=torch.ones(CHANNELS)),
+    "var by another number": lambda x: x.var(1, correction=1.5),
+    "vector_norm's ord": lambda x: torch.linalg.vector_norm(x, ord=2, dim=1), "axis": lambda x: x.sum(axis=1),
+    "mat2": lambda x: torch.bmm(x.flatten(2), mat2=x.flatten(2).transpose(1, 2)),
+    "tile": lambda x: torch.tile(x, (2, 1)), "tile dims": lambda x: torch.tile(x, dims=(1, 2, 1, 1)),
+    "stack of a constant": lambda x: torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1),
+    "ones_like elsewhere": lambda x: x + torch.ones_like(x, memory_format=torch.channels_last),
+    "cat of nothing": lambda x: torch.cat([x, torch.tensor([])], 1),
+    "tuples joined": lambda x: torch.cat(operator.add(x.chunk(2, 1), (x,)), 1),
+    "narrow from the end": lambda x: x.narrow(1, -3, 2),
+    "constants reshaped": lambda x: x.flatten(1) + torch.ones_like(x).view(x.shape[0], -1),
+    "zeros reshaped": lambda x: x.flatten(1) + torch.zeros(x.shape[0], CHANNELS, SIZE, SIZE).view(x.shape[0], -1),
+    "full's size": lambda x: x + torch.full(size=(x.shape[0], CHANNELS, SIZE, SIZE), fill_value=1.0),
+    "zeros' size": lambda x: x + torch.zeros(size=x.shape), "clone, then in place": lambda x: cloned(x),
+    "pow 1, then in place": lambda x: x + x.pow(1).relu_() * 2.0, "square_": lambda x: (x * 2.0).square_(),
+    "cat of one, then in place": lambda x: x + torch.cat([x], 1).mul_(3.0), "clip_": lambda x: (x * 2.0).clip_(-1, 1),
+    "leaky_relu_": lambda x: F.leaky_relu_(x * 2.0, 0.2),
     "zeros_like": lambda x: x + torch.ones_like(x) + torch.zeros_like(x),
     "channels padded": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)),
     "padded all around": lambda x: F.pad(x, (1, 0, 0, 2, 3, 0), value=0.5),
@@ -136,11 +168,17 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "norm": (lambda x: x.norm(1, 1), "the norm 1; only 2"),
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "only whole factors by 'nearest'"),
     "shrunk": (lambda x: F.interpolate(x, 4), r"from \(6, 6\) to \(4, 4\) by 'nearest'"),
+    "a low threshold": (nn.Softplus(1, 0.5), "a threshold of 0.5, which is seen"),
+    "3.1 times": (lambda x: F.interpolate(x, scale_factor=3.1), "that is not a whole number of pixels"),
+    "variance of one": (lambda x: x[:, :1].var(1).nan_to_num(), "the variance of 1 numbers"),
+    "no image": (lambda x: F.interpolate(x.flatten(2), scale_factor=2), "which is no image"),
+    "constants of the batch": (lambda x: x + torch.zeros(x.shape[0] * 2, 1, 1, 1)[:1], "a size that has the batch"),
+    "new constants of the batch": (lambda x: x + x.new_ones(x.shape[0] * 2, 1, 1, 1)[:1], "a size that has the batch"),
+    "a rule that fails": (lambda x: x.roll(1, ()), "called in a form that cannot be compiled"),
     "rolled batch": (lambda x: torch.roll(x, 1), "rolls the batch, too"),
     "stack": (lambda x: torch.stack([x, x]).sum(0), "works across the batch"),
     "repeated batch": (lambda x: x.repeat(1, 1, 1, 1, 1), "repeats the batch, or adds dimensions"),
-    "joined constants": (
-        lambda x: torch.cat([x, torch.arange(36.0).reshape(1, 1, 6, 6)], 1), "other than channels of one number"),
+    "joined constants": (lambda x: torch.cat([x, torch.eye(6)[None, None]], 1), "other than channels of one number"),
     "padded batch": (lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 1, 0))[1:], "pads other than channels, height and width"),
     "random slopes": (lambda x: F.rrelu(x, 0.3, 0.3, training=True), "random slopes"),
     "places": (lambda x: x.max(1, keepdim=True)[1].float(), "float"),
