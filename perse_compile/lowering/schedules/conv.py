@@ -23,6 +23,9 @@ from perse_compile.targets import Target
 FEWEST_TASKS, SHORTEST_PIECE = 8, 48
 STEP = 2  # multiplications in the time that a step of the innermost loop takes besides
 ADDRESSES = 8  # pixels of one tile that may lie anywhere: each takes a register
+# Instructions for one step of a tile on AArch64, besides its multiplications: of each vector of weights, which are
+# loaded in pairs, and of each pixel. Counted in resnet50's convolutions (`tune --device emulator`).
+PAIRED, ADDRESSED = 0.75, 0.7
 GAPS = 2  # multiplications in the time that it takes to find out where a pixel lies
 
 
@@ -74,7 +77,6 @@ def choose(
     `rows`: heights allowed; `widest`: columns allowed.
     """
     lanes = target.lanes
-    spare = 5 if target.registers > 16 else 2  # for inputs: NEON loads four of a pixel at once
     best: tuple[float, ConvKnobs] | None = None
     for block in blocks(shape, lanes):
         vectors = max(1, block // lanes)
@@ -83,10 +85,11 @@ def choose(
                 continue
             for columns in range(1, min(shape.width, widest) + 1):
                 accumulators = high * columns * vectors
-                if accumulators + vectors + spare > target.registers and accumulators > 1:
+                inputs = high * columns if by_lane(target) else 5 if target.registers > 16 else 2
+                if accumulators + vectors + inputs > target.registers and accumulators > 1:
                     continue  # LLVM spills otherwise
                 cost = tile_cost(shape, (high, columns, block), target)
-                unroll = divisor(shape.group_in, 8, 4, 3, 2)
+                unroll = divisor(shape.group_in, *((16,) if by_lane(target) else ()), 8, 4, 3, 2)
                 knobs = ConvKnobs(high, columns, block, unroll, channels_first, cost=cost)
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, knobs)
@@ -99,12 +102,23 @@ def tile_cost(shape: ConvShape, tile: tuple[int, int, int], target: Target) -> f
     rows, columns, block = tile
     vectors = max(1, block // target.lanes)
     accumulators = rows * columns * vectors
-    load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
     waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
-    loads = vectors + rows * columns / (4 if target.lanes == 4 else 1)  # NEON multiplies by a lane
-    cost = waste * (accumulators + load_cost * loads + STEP) / accumulators
+    if by_lane(target):
+        besides = PAIRED * vectors + ADDRESSED * rows * columns
+    else:
+        load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
+        besides = load_cost * (vectors + rows * columns / (4 if target.lanes == 4 else 1)) + STEP
+    cost = waste * (accumulators + besides) / accumulators
     cost *= max(1.0, target.chains / accumulators)
     return cost * target.lanes / block if block < target.lanes else cost
+
+
+def by_lane(target: Target) -> bool:
+    """Whether a vector of weights is multiplied by one lane of four inputs of a pixel, as on AArch64.
+
+    Every pixel of a tile then keeps a register for these.
+    """
+    return target.lanes == 4 and target.registers > 16
 
 
 def pieces(pixels: int, out_channels: int, target: Target) -> tuple[int, int]:
