@@ -31,6 +31,13 @@ def points(work: Workload, knobs: Knobs, target: Target) -> float:
     return lines * (1 + 1 / knobs.rows) + 500 * knobs.pieces
 
 
+def executed(work: Workload, knobs: Knobs, target: Target) -> float:
+    """The part of `points` that is instructions, of knobs of one structure."""
+    if isinstance(knobs, ConvKnobs):
+        return work.macs * _tile(work, knobs, target)
+    return points(work, knobs, target)
+
+
 def _tile(work: Workload, knobs: ConvKnobs, target: Target) -> float:
     shape = tiled_shape(work, knobs.winograd, knobs.pieces)
     cost = conv.tile_cost(shape, (knobs.rows, knobs.columns, knobs.block), target)

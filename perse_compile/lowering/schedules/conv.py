@@ -24,8 +24,8 @@ FEWEST_TASKS, SHORTEST_PIECE = 8, 48
 STEP = 2  # multiplications in the time that a step of the innermost loop takes besides
 ADDRESSES = 8  # pixels of one tile that may lie anywhere: each takes a register
 # Instructions for one step of a tile on AArch64, besides its multiplications: of each vector of weights, which are
-# loaded in pairs, and of each pixel. Counted in resnet50's convolutions (`tune --device emulator`).
-PAIRED, ADDRESSED = 0.75, 0.7
+# loaded in pairs, of each pixel, and of each register too many. Counted in resnet50 (`tune --device emulator`).
+PAIRED, ADDRESSED, SPILLED = 0.7, 0.9, 1.5
 GAPS = 2  # multiplications in the time that it takes to find out where a pixel lies
 
 
@@ -104,7 +104,9 @@ def tile_cost(shape: ConvShape, tile: tuple[int, int, int], target: Target) -> f
     accumulators = rows * columns * vectors
     waste = _waste(shape.width, columns) * _waste(shape.group_out, block)
     if by_lane(target):
-        besides = PAIRED * vectors + ADDRESSED * rows * columns
+        pixels = rows * columns
+        spilled = max(0, accumulators + vectors + pixels - target.registers)
+        besides = PAIRED * vectors + ADDRESSED * pixels + SPILLED * spilled
     else:
         load_cost = 1.0 if target.registers > 16 else 0.5  # AVX2 folds loads into FMA and issues two a cycle
         besides = load_cost * (vectors + rows * columns / (4 if target.lanes == 4 else 1)) + STEP
