@@ -236,4 +236,37 @@ class NonLocal(nn.Module):
         return self.fc(self.down2(x + heads.reshape(x.shape)).mean((2, 3)))
 
 
-ALL = (CifarResNet, AttentionResNet, CspDarknet, FirstAlexNet, HighResolution, ConvNextV2, Retrieval, NonLocal)
+class CompactTransformer(nn.Module):
+    """Hassani et al. 2021: attention among places that convolutions made, written with chunks, views and `@`."""
+
+    input_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.place = nn.Conv2d(3, 32, 4, 4), nn.Parameter(torch.full((1, 64, 32), 0.1))
+        self.norm, self.qkv, self.after = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.mlp = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.down, self.last, self.fc = conv(32, 48, stride=2), conv(48, 48), nn.Linear(48, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2) + self.place
+        n, places, channels = x.shape
+        parts = self.qkv(self.norm(x)).chunk(3, -1)
+        q, k, v = (part.reshape(n, places, 4, channels // 4).transpose(1, 2) for part in parts)
+        weights = (q @ k.transpose(-2, -1) * (channels // 4) ** -0.5).softmax(-1)
+        x = x + self.after((weights @ v).transpose(1, 2).reshape(n, places, channels))
+        x = x + self.mlp(x)
+        return self.fc(self.last(self.down(x.transpose(1, 2).view(n, channels, 8, 8))).mean((2, 3)))
+
+
+ALL = (
+    CifarResNet,
+    AttentionResNet,
+    CspDarknet,
+    FirstAlexNet,
+    HighResolution,
+    ConvNextV2,
+    Retrieval,
+    NonLocal,
+    CompactTransformer,
+)

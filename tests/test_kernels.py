@@ -482,6 +482,25 @@ def test_after_a_permutation(reader: str, dims: tuple[int, ...], tmp_path: Path)
     check(build, (shape[0], shape[1], shape[2]), tmp_path)
 
 
+@pytest.mark.parametrize("op", [ops.mean, ops.amax])
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_one_number_a_row(op: Any, keepdim: bool, tmp_path: Path) -> None:
+    """There is no vector to make of what is left of a row."""
+    check(lambda g, x, t: call(g, op, call(g, ops.reshape, x, (16, 30)), (2,), keepdim), (16, 5, 6), tmp_path)
+
+
+def test_tokens(tmp_path: Path) -> None:
+    """Places as rows, which still lie as the image does, beside a product of them."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        rows = call(g, ops.permute, call(g, ops.reshape, x, (8, 20)), (0, 2, 1))
+        normal = call(g, ops.layer_norm, rows, tensor("nw", torch.randn(8)), tensor("nb", torch.randn(8)), 1e-5)
+        made = call(g, ops.linear, normal, tensor("w", torch.randn(8, 8)), tensor("b", torch.randn(8)))
+        return call(g, ops.permute, call(g, ops.add, made, rows), (0, 2, 1))
+
+    check(build, (8, 5, 4), tmp_path)
+
+
 @pytest.mark.parametrize("reader", ["linear", "layer norm"])
 def test_along_the_rows_of_an_image(reader: str, tmp_path: Path) -> None:
     check(TURNED[reader], (6, 5, 4), tmp_path)

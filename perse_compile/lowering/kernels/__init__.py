@@ -73,17 +73,24 @@ def as_wanted(group: Group, values: dict[str, Stored], target: Target) -> tuple[
     Only what was permuted lies otherwise.
     """
     anchor = group.nodes[0]
-    source = args_of(anchor)[1 if op_of(anchor) == "matmul" else 0]
-    stored = values.get(getattr(source, "name", ""))
-    if stored is None or op_of(anchor) not in READS_IMAGES | READS_ROWS:
+    op, first = op_of(anchor), args_of(anchor)[1 if op_of(anchor) == "matmul" else 0]
+    if op not in READS_IMAGES | READS_ROWS or first.name not in values:
         return values, []
-    rank = len(stored.order)
-    wanted = CHANNELS_LAST if rank == 4 and op_of(anchor) in READS_IMAGES else tuple(range(rank))
-    if stored.order == wanted or (op_of(anchor) in READS_ROWS and stored.order[-1] == rank - 1):
-        return values, []
-    sizes = dict(zip(stored.order, stored.shape, strict=True))
-    turned = Stored(f"{anchor.name}.turned", tuple(sizes[i] for i in wanted), wanted)
-    return {**values, source.name: turned}, [copy(stored, turned, target)]
+    rank, order = len(values[first.name].order), values[first.name].order
+    if op in READS_IMAGES and rank == 4:
+        order = CHANNELS_LAST
+    elif op in READS_ROWS and order[-1] != rank - 1:
+        order = tuple(range(rank))
+    beside = [node for member in group.nodes[1:] for node in member.all_input_nodes]  # which take the result's order
+    seen, copies = dict(values), []
+    for node in dict.fromkeys([first, *(beside if op != "matmul" else [])]):
+        stored = values.get(node.name)
+        if stored is None or stored.order == order or len(stored.order) != rank:
+            continue
+        sizes = dict(zip(stored.order, stored.shape, strict=True))
+        seen[node.name] = Stored(f"{anchor.name}.{node.name}.turned", tuple(sizes[i] for i in order), order)
+        copies.append(copy(stored, seen[node.name], target))
+    return seen, copies
 
 
 def _stored_inputs(group: Group, values: dict[str, Stored]) -> list[Stored]:

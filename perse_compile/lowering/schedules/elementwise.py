@@ -177,7 +177,9 @@ def _follow_by_rows(sch: s_tir.Schedule, block: Any, row: Any, target: Target) -
     if len(readers) != 1 or not _reads_in_step(sch, block, readers[0]):
         return set()
     sch.reverse_compute_at(readers[0], row)
-    _vectorise(sch, sch.get_loops(readers[0])[-1], target)
+    last = sch.get_loops(readers[0])[-1]
+    if not sch.get(last).loop_var.same_as(sch.get(row).loop_var):  # with one element a row there is no loop of its own
+        _vectorise(sch, last, target)
     return {sch.get(readers[0]).name_hint}
 
 
