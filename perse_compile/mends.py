@@ -16,7 +16,7 @@ TRACING = (
     ),
     (
         "control flow", r"\.(shape|size|dim|ndim|numel)\b|\blen\(",
-        "a decision by the size of the batch", "leave it out: images come one by one",
+        "a decision by a size that tracing does not know", "if it is the batch's, leave it out: images come one by one",
     ),
     (
         "control flow", "",

@@ -63,7 +63,7 @@ def assigned(m: Body, x: Tensor) -> Tensor:
 
 
 UNTRACEABLE = {
-    halved: ("`if x.shape[0] > 4:`", "a decision by the size of the batch; leave it out"),
+    halved: ("`if x.shape[0] > 4:`", "a decision by a size that tracing does not know; if it is the batch's"),
     asserted: ("`assert x.shape[0] == 1`", "an assert on what tracing does not know; delete it"),
     looped: ("`for _ in range(x.shape[0]):`", "a count that tracing does not know; write the number"),
     iterated: ("`return torch.stack(", "a loop over the parts of a tensor; take a fixed number"),
