@@ -16,6 +16,7 @@ from perse_compile.pipeline import run
 from perse_compile.program import Program
 from perse_compile.same_function import SameFunction
 from tests import odd_networks, published_networks
+from tests.artifacts import emulator
 from tests.helpers import traced
 
 
@@ -40,4 +41,16 @@ def test_the_same_at_every_exit(kind: type[nn.Module], tmp_path: Path) -> None:
     built = build(Program.load(tmp_path / "odd.perse"), targets.load("x86_64-linux"), tmp_path / "odd")
     assert built.selftest is not None
     assert [exit["stages"] for exit in built.selftest["exits"]] == [1, 2, 3, 4]
+    assert max(exit["max_rel_diff"] for exit in built.selftest["exits"]) < 5e-5
+
+
+@pytest.mark.arm
+@pytest.mark.parametrize("target", ["arm64-linux", "armv7-linux"])
+def test_the_same_on_arm(target: str, tmp_path: Path) -> None:
+    """Powers, logarithms, exponentials, and everything else of this network."""
+    emulator(target)
+    torch.manual_seed(0)
+    program = run(traced(published_networks.Retrieval(), "retrieval"), default_pipeline())
+    built = build(program, targets.load(target), tmp_path / "retrieval")
+    assert built.selftest is not None
     assert max(exit["max_rel_diff"] for exit in built.selftest["exits"]) < 5e-5
