@@ -17,6 +17,7 @@ from perse_compile import mends
 from perse_compile.errors import PassError
 from perse_compile.ops import OPS
 from perse_compile.passes.spellings import FUNCTIONS, METHODS, MODULES, PLAIN_FUNCTIONS, Unsupported
+from perse_compile.passes.spellings.rules import without_its_batch
 from perse_compile.pipeline import Pass
 from perse_compile.program import Program, make_module
 from perse_compile.shapes import BATCH, first_line, run_on_meta, without_batch
@@ -236,15 +237,6 @@ def of_one_image(make: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     sizes = args[:1] if make is torch.full else args
     kwargs = {key: without_its_batch(value) if key == "size" else value for key, value in kwargs.items()}
     return (*without_its_batch(sizes), *args[len(sizes) :]), kwargs
-
-
-def without_its_batch(sizes: Any) -> Any:
-    def one(n: Any) -> Any:
-        if isinstance(n, int) and n > BATCH and n % BATCH == 0:
-            raise Unsupported("a constant of a size that has the batch in it")
-        return 1 if n == BATCH else n
-
-    return map_aggregate(sizes, one)
 
 
 def fetch(module: nn.Module, path: str) -> Any:

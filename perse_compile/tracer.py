@@ -31,8 +31,11 @@ class Size(tuple[Any, ...]):
         return Size(super().__getitem__(at)) if isinstance(at, slice) else super().__getitem__(at)
 
 
-class InPlaceProxy(fx.Proxy):
-    """fx's stand-in for a tensor, for which `x += y` is `x = x + y`: other names of x would keep the old value."""
+class Proxy(fx.Proxy):
+    """fx's stand-in for a tensor, which knows what the tracer knows of it.
+
+    To fx `x += y` is `x = x + y`: other names of x would keep the old value.
+    """
 
     tracer: Tracer
 
@@ -77,7 +80,7 @@ class Tracer(fx.Tracer):
         self.evaluating = False
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return InPlaceProxy(node, self)
+        return Proxy(node, self)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         zeros, ones = torch.zeros, torch.ones

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
 
 
-MOST_FACTORS = 65  # of a power by products
 EXTREMES = ("maximum", "minimum")
 
 
@@ -87,7 +86,7 @@ def power(e: Emitter, input: Any, exponent: Any) -> Node:
         return e("reciprocal", power(e, input, -p))
     if p == 0.5:
         return e("sqrt", input)
-    if p in range(MOST_FACTORS):
+    if p.is_integer():
         return whole_power(e, input, int(p))
     return e("exp", e("mul", e("log", input, suffix="log"), p, suffix="scaled"))
 

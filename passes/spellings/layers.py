@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
 
 
+def known(*weights: Any) -> None:
+    if any(map(is_node, weights)):
+        raise Unsupported("weights computed from the image")
+
+
 def conv2d(
     e: Emitter,
     input: Node,
@@ -28,8 +33,7 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Node:
-    if is_node(weight) or is_node(bias):
-        raise Unsupported("weights computed from the image")
+    known(weight, bias)
     if rank(e, input) != 4:
         raise Unsupported("a convolution needs (N, C, H, W)")
     dilation = pair(dilation)
@@ -57,8 +61,7 @@ def conv1d(
     groups: int = 1,
 ) -> Node:
     """Of (N, C, L), as of an image of one row."""
-    if is_node(weight) or is_node(bias):
-        raise Unsupported("weights computed from the image")
+    known(weight, bias)
     _, channels, length = e.shape(input)
     row = e("reshape", input, (channels, 1, length), suffix="row")
     kernel = e.name_tensor(weight.detach().unsqueeze(2), "kernel")
@@ -88,8 +91,7 @@ def conv2d_module(e: Emitter, m: nn.Conv2d, input: Node) -> Node:
 
 
 def linear(e: Emitter, input: Node, weight: Any, bias: Any = None) -> Node:
-    if is_node(weight) or is_node(bias):
-        raise Unsupported("weights computed from the image")
+    known(weight, bias)
     return e("linear", input, weight, bias)
 
 

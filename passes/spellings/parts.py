@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, rank
+from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, dimension, is_node, rank, without_its_batch
 from perse_compile.passes.spellings.shapes import reshape_to, unsqueeze
-from perse_compile.shapes import BATCH
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
@@ -157,9 +156,7 @@ def new_filled(value: float) -> Rule:
 
     def rule(e: Emitter, input: Node, *size: Any, dtype: Any = None, device: Any = None) -> Tensor:
         sizes = size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
-        if any(n > BATCH and n % BATCH == 0 for n in sizes):
-            raise Unsupported("a constant of a size that has the batch in it")
-        return torch.full(tuple(1 if n == BATCH else n for n in sizes), value)
+        return torch.full(without_its_batch(tuple(sizes)), value)
 
     return rule
 

@@ -166,8 +166,8 @@ def log_softmax(e: Emitter, input: Node, dim: int | None = None, _stacklevel: in
 def log(e: Emitter, input: Node) -> Node:
     """Of a softmax from what that is taken of: its shares may be too small to have a logarithm."""
     if is_call(input, "softmax"):
-        source: Any = input.args[0]
-        return e("sub", source, logsumexp(e, source, input.args[1], True))
+        source, dim = input.args
+        return log_softmax(e, source, dim)  # type: ignore[arg-type]
     return e("log", input)
 
 

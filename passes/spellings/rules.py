@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
+from torch.fx.node import map_aggregate
+
+from perse_compile.shapes import BATCH
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
@@ -41,6 +44,17 @@ def dimension(e: Emitter, x: Node, dim: int) -> int:
     if not 0 < dim < rank(e, x):
         raise Unsupported("works across the batch; keep the batch as dimension 0")
     return dim
+
+
+def without_its_batch(sizes: Any) -> Any:
+    """Sizes of a constant that broadcasts along the batch."""
+
+    def one(n: Any) -> Any:
+        if isinstance(n, int) and n > BATCH and n % BATCH == 0:
+            raise Unsupported("a constant of a size that has the batch in it")
+        return 1 if n == BATCH else n
+
+    return map_aggregate(sizes, one)
 
 
 def is_call(x: Node, name: str) -> bool:

@@ -25,16 +25,8 @@ WRITES_IMAGES = {
     *ELEMENTWISE,
 }  # fmt: skip
 MOVES = {
-    "concat",
-    "slice_dim",
-    "reshape",
-    "permute",
-    "channel_shuffle",
-    "pad",
-    "pad_by_image",
-    "pad_channels",
-    "upsample",
-}
+    "concat", "slice_dim", "reshape", "permute", "channel_shuffle", "pad", "pad_by_image", "pad_channels", "upsample",
+}  # fmt: skip
 
 # How often an expression has its argument in it: behind each other that multiplies, and so does the time to compile it.
 READS = {

@@ -74,12 +74,12 @@ def as_wanted(group: Group, values: dict[str, Stored], target: Target) -> tuple[
     """
     anchor = group.nodes[0]
     op, first = op_of(anchor), args_of(anchor)[1 if op_of(anchor) == "matmul" else 0]
-    if op not in READS_IMAGES | READS_ROWS or first.name not in values:
+    if op not in READS_IMAGES | READS_LAST or first.name not in values:
         return values, []
     rank, order = len(values[first.name].order), values[first.name].order
     if op in READS_IMAGES and rank == 4:
         order = CHANNELS_LAST
-    elif op in READS_ROWS and order[-1] != rank - 1:
+    elif op in READS_LAST and order[-1] != rank - 1:
         order = tuple(range(rank))
     beside = [node for member in group.nodes[1:] for node in member.all_input_nodes]  # which take the result's order
     seen, copies = dict(values), []
@@ -207,5 +207,5 @@ LOWER: dict[str, Callable[[Scope, fx.Node], Value]] = {
     **dict.fromkeys(BINARY, pointwise.binary),
 }
 READS_IMAGES = {"conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pool_features"}
-READS_ROWS = {"linear", "layer_norm", "matmul"}  # of the last dimension; matmul of its second matrix
+READS_LAST = {"linear", "layer_norm", "matmul"}  # the last dimension; matmul of its second matrix
 assert set(LOWER) >= ANCHORS
