@@ -60,7 +60,8 @@ def _compile_part(kernels: dict[str, tirx.PrimFunc], path: Path, target: Target)
         _check_workspace(name, module[name])
     lowered = {name: module[name] for name in kernels}
     plain = tvm.IRModule({name: _with_pointers(func) for name, func in lowered.items()})
-    plain = tvm.ir.transform.Sequential([tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()])(plain)
+    plain = tirx.transform.LowerTVMBuiltin()(plain)  # frees at the end of a body what it allocated: before any return
+    plain = tirx.transform.LowerIntrin()(tvm.IRModule({name: _with_status(plain[name]) for name in kernels}))
     tvm.get_global_func("target.build.llvm")(plain, into).write_to_file(str(path))
     return lowered
 
@@ -140,11 +141,15 @@ def _write_margins(result: tirx.Var, zeros: list[int]) -> list[tirx.Stmt]:
 
 
 def _with_pointers(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    zero = tirx.IntImm("int32", 0)
     pointers = [tirx.Var(buffer.name, PointerType(PrimType(str(buffer.dtype)), "global")) for buffer in func.params]
     declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(func.params, pointers, strict=True)]
     around = _write_margins(pointers[-1], [int(n) for n in func.attrs[MARGINS]]) if MARGINS in func.attrs else []
-    body: tirx.Stmt = tirx.SeqStmt([*declared, *around, func.body, tirx.stmt.Return(zero)])
-    for key, value in (("device_type", tirx.IntImm("int32", 1)), ("device_id", zero)):
-        body = tirx.AttrStmt("default", key, value, body)
+    body: tirx.Stmt = tirx.SeqStmt([*declared, *around, func.body])
+    for key, value in (("device_type", 1), ("device_id", 0)):
+        body = tirx.AttrStmt("default", key, tirx.IntImm("int32", value), body)
     return tirx.PrimFunc(pointers, body, PrimType("int32"), func.attrs)
+
+
+def _with_status(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Gives 0 where it ends."""
+    return func.with_body(tirx.SeqStmt([func.body, tirx.stmt.Return(tirx.IntImm("int32", 0))]))
