@@ -14,7 +14,10 @@ from tvm import te, tirx
 from perse_compile import targets
 from perse_compile.devices import LocalDevice
 from perse_compile.errors import DeviceError
+from perse_compile.lowering.choices import Choices, Chosen
+from perse_compile.lowering.heads import lower_head
 from perse_compile.lowering.kernels.margins import with_margins
+from perse_compile.lowering.schedules.elementwise import HeadKnobs
 from perse_compile.lowering.values import Constant
 from perse_compile.tuning import batch as batches
 from perse_compile.tuning import measure as measuring
@@ -83,6 +86,14 @@ def test_one_that_does_not_compile() -> None:
     assert "wants 131072 bytes of workspace" in str(measured[2].error)
     assert measure([refused], X86, LOCAL) == [Measurement(error="does not compile: no loop of that name")]
     assert measured[0].cost == math.inf > measured[1].cost
+
+
+def test_a_kernel_gives_back_its_workspace() -> None:
+    """Sums of pieces of a head take 36 KB of it: what is not given back after a run is used up after 116."""
+    often = Effort(repeats=300, seconds=0.001, limit=10.0, sweep=0)
+    knobs = HeadKnobs(pieces=8, rows=8)
+    calls, _ = lower_head(512, 1000, Choices(X86, lambda work: Chosen(knobs)))
+    assert errors(measure([Candidate(calls, "head")], X86, LOCAL, threads=2, effort=often)) == [None]
 
 
 def test_results_are_compared_across_batches_and_only_within_a_task() -> None:
