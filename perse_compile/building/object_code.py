@@ -59,7 +59,8 @@ def _compile_part(kernels: dict[str, tirx.PrimFunc], path: Path, target: Target)
     for name in kernels:
         _check_workspace(name, module[name])
     lowered = {name: module[name] for name in kernels}
-    plain = tvm.IRModule({name: _with_pointers(func) for name, func in lowered.items()})
+    registers = target.registers * target.vector_bytes
+    plain = tvm.IRModule({name: _with_pointers(_on_stack(func, registers)) for name, func in lowered.items()})
     plain = tirx.transform.LowerTVMBuiltin()(plain)  # frees at the end of a body what it allocated: before any return
     plain = tirx.transform.LowerIntrin()(tvm.IRModule({name: _with_status(plain[name]) for name in kernels}))
     tvm.get_global_func("target.build.llvm")(plain, into).write_to_file(str(path))
@@ -106,13 +107,14 @@ def _lowering() -> list[tvm.ir.transform.Pass]:
 
 def _check_workspace(name: str, func: tirx.PrimFunc) -> None:
     """What a kernel allocates for itself must fit the runtime's PERSE_WORKSPACE, for every thread."""
-    sizes = [
-        4 * int(str(node.buffer.dtype).partition("x")[2] or 1) * math.prod(int(size) for size in node.buffer.shape)
-        for node in _statements(func.body)
-        if isinstance(node, tirx.AllocBuffer)
-    ]
+    sizes = [_bytes(node) for node in _statements(func.body) if isinstance(node, tirx.AllocBuffer)]
     if sum(sizes) > WORKSPACE:
         raise LoweringError(f"kernel {name} wants {sum(sizes)} bytes of workspace, more than {WORKSPACE}")
+
+
+def _bytes(node: tirx.AllocBuffer) -> int:
+    lanes = int(str(node.buffer.dtype).partition("x")[2] or 1)
+    return 4 * lanes * math.prod(int(size) for size in node.buffer.shape)
 
 
 def _statements(node: Any) -> Iterator[Any]:
@@ -138,6 +140,26 @@ def _write_margins(result: tirx.Var, zeros: list[int]) -> list[tirx.Stmt]:
     between = tirx.For(h, 0, rows - 1, tirx.ForKind.SERIAL, run("gap", first + used + h * row, row - used))
     runs = [run("above", 0, first), between, run("below", end, size - end)]
     return [tirx.DeclBuffer(memory, data=result), *runs]
+
+
+def _on_stack(func: tirx.PrimFunc, registers: int) -> tirx.PrimFunc:
+    """What fits the registers, so many bytes, LLVM can keep there. TVM would take 1024 bytes and more from the workspace."""
+
+    def kept(node: Any) -> Any:
+        if isinstance(node, tirx.AllocBuffer) and _bytes(node) <= registers:
+            return tirx.AllocBuffer(node.buffer, {"disable_lower_builtin": tirx.IntImm("bool", 1)})
+        if isinstance(node, tirx.SeqStmt):
+            return tirx.SeqStmt([kept(each) for each in node.seq])
+        if isinstance(node, tirx.AttrStmt):
+            return tirx.AttrStmt(node.node, node.attr_key, node.value, kept(node.body))
+        if isinstance(node, tirx.IfThenElse):
+            return tirx.IfThenElse(node.condition, kept(node.then_case), node.else_case and kept(node.else_case))
+        if isinstance(node, tirx.For):
+            extent = node.loop_var, node.min, node.extent, node.kind
+            return tirx.For(*extent, kept(node.body), node.thread_binding, node.annotations)
+        return node
+
+    return func.with_body(kept(func.body))
 
 
 def _with_pointers(func: tirx.PrimFunc) -> tirx.PrimFunc:
