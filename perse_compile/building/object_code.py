@@ -143,7 +143,7 @@ def _write_margins(result: tirx.Var, zeros: list[int]) -> list[tirx.Stmt]:
 
 
 def _on_stack(func: tirx.PrimFunc, registers: int) -> tirx.PrimFunc:
-    """What fits the registers, so many bytes, LLVM can keep there. TVM would take 1024 bytes and more from the workspace."""
+    """LLVM can keep there what fits the registers, so many bytes; TVM takes 1024 and more from the workspace."""
 
     def kept(node: Any) -> Any:
         if isinstance(node, tirx.AllocBuffer) and _bytes(node) <= registers:
