@@ -1,10 +1,12 @@
 """The full network against other engines: same weights, same machine, same threads, one process, taking turns.
 
     python benchmarks/engines.py [MODEL ...] [--threads 1 2] [--rounds N] [--engines NAME ...] [--out FOLDER]
+                                 [--target NAME] [--database FILE]
 
-Every round each engine runs the network a few times; a round gives each engine's median, and a network's ratio is the
-median over the rounds of (fastest peer / ours). Weights are random: speed does not depend on them. Our early exits are
-disabled, then each is forced. Writes FOLDER/engines.json and FOLDER/engines.png.
+With --database ours is tuned by what `perse-compile tune --target NAME --database FILE` found, and what it is without
+takes its turns too. Every round each engine runs the network a few times; a round gives each engine's median, and a
+network's ratio is the median over the rounds of (fastest peer / ours). Weights are random: speed does not depend on
+them. Our early exits are disabled, then each is forced. Writes FOLDER/engines.json and FOLDER/engines.png.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from host import compile_c, write_artifact
+from host import compile_c, this_machine, write_artifact
 
-from perse_compile import driver
+from perse_compile import driver, targets
+from perse_compile.lowering.choices import Choices
 from perse_compile.program import Program
+from perse_compile.tuning.database import open_database
 
 MODELS = [
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "shufflenet_v2_x1_0",
@@ -66,8 +70,8 @@ class Result(ctypes.Structure):
 class Ours:
     """An artifact in this process, through its library, with more C files in it if wanted."""
 
-    def __init__(self, program: Program, folder: Path, *sources: str) -> None:
-        self.network = write_artifact(program, folder)
+    def __init__(self, program: Program, folder: Path, *sources: str, choices: Choices | None = None) -> None:
+        self.network = write_artifact(program, folder, choices)
         compile_c(folder, "libperse.so", "-shared", "-fPIC", *sources)
         self.folder = folder
         self.library = ctypes.CDLL(str(folder / "libperse.so"))
@@ -188,27 +192,35 @@ def turn(call: Call) -> float:
     return statistics.median(times)
 
 
-def measure(name: str, all_threads: list[int], rounds: int, engines: list[str], folder: Path) -> list[dict[str, Any]]:
-    program = driver.insert_exits(name, weights="none")
+def measure(name: str, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    program, rounds = driver.insert_exits(name, weights="none"), options.rounds
     spec = program.input
     torch.manual_seed(0)
     x = torch.randn(1, spec.channels, spec.height, spec.width)
-    module, ours = Final(program).eval(), Ours(program, folder)
+    module, last = Final(program).eval(), len(program.exits) - 1
+    made = {
+        way: Ours(program, made_in(folder / way), choices=choices)
+        for way, choices in all_choices(options.target, options.database).items()
+    }
     results = []
-    for threads in all_threads:
+    for threads in options.threads:
         torch.set_num_threads(threads)
-        with ours.opened(x, threads) as at:
-            peers = {engine: ENGINES[engine](module, x, threads, folder) for engine in engines}
-            calls = {"ours": at(ours.exits - 1), **peers}
-            times, forced = take_turns(calls, [at(exit) for exit in range(ours.exits)], rounds)
+        with contextlib.ExitStack() as stack:
+            opened = {way: stack.enter_context(ours.opened(x, threads)) for way, ours in made.items()}
+            at = opened["ours"]
+            peers = {engine: ENGINES[engine](module, x, threads, folder) for engine in options.engines}
+            calls = {**{way: to(last) for way, to in opened.items()}, **peers}
+            times, forced = take_turns(calls, [at(exit) for exit in range(last + 1)], rounds)
             expected = module(x).numpy().ravel()
             differences = {n: float(np.abs(np.asarray(c()).ravel() - expected).max()) for n, c in calls.items()}
         ratios = [min(times[p][r] for p in peers) / times["ours"][r] for r in range(rounds)]
         scale = float(np.abs(expected).max())
+        gained = [u / o for u, o in zip(times.get("untuned", times["ours"]), times["ours"], strict=True)]
         results.append(
             {
                 "model": name,
                 "threads": threads,
+                "untuned/ours": statistics.median(gained),
                 "ms": {engine: statistics.median(values) for engine, values in times.items()},
                 "fastest_peer": min(peers, key=lambda p: statistics.median(times[p])),
                 "ratio": statistics.median(ratios),
@@ -221,6 +233,20 @@ def measure(name: str, all_threads: list[int], rounds: int, engines: list[str], 
             }
         )
     return results
+
+
+def all_choices(target: str | None, database: Path | None) -> dict[str, Choices]:
+    """Ours, and with a database also what it is without."""
+    device = targets.load(target) if target else this_machine()
+    if database is None:
+        return {"ours": Choices(device)}
+    remembered = open_database(database).remembered(device)
+    return {"ours": Choices(device, remembered), "untuned": Choices(device)}
+
+
+def made_in(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def take_turns(calls: dict[str, Call], exits: list[Call], rounds: int) -> tuple[dict[str, list[float]], list[float]]:
@@ -240,7 +266,7 @@ def show(result: dict[str, Any]) -> None:
     low, high = result["ratio_range"]
     print(
         f"{result['model']}, {result['threads']} threads: {result['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        f" x as fast as {result['fastest_peer']}; ms: {ms}",
+        f" x as fast as {result['fastest_peer']}, {result['untuned/ours']:.2f} x as fast as untuned; ms: {ms}",
         flush=True,
     )
 
@@ -260,7 +286,7 @@ def picture(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(len(all_threads), 1, figsize=(12, 4.2 * len(all_threads)), squeeze=False)
     for axis, threads in zip(axes[:, 0], all_threads, strict=True):
         rows = [r for r in results if r["threads"] == threads]
-        engines = [engine for engine in rows[0]["ms"] if engine != "ours"]
+        engines = [engine for engine in rows[0]["ms"] if engine != "ours"]  # "untuned" too
         width = 0.8 / len(engines)
         for k, engine in enumerate(engines):
             heights = [r["ms"][engine] / r["ms"]["ours"] for r in rows]
@@ -283,6 +309,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    parser.add_argument("--target", help="what ours is built for; this machine's is x86_64-linux or arm64-linux")
+    parser.add_argument("--database", type=Path, help="of `perse-compile tune`")
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for the results (bench)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -292,7 +320,7 @@ def main() -> None:
     with torch.inference_mode():
         for name in options.models:
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-                found = measure(name, options.threads, options.rounds, options.engines, Path(folder))
+                found = measure(name, options, Path(folder))
             for result in found:
                 show(result)
             results += found
@@ -303,8 +331,9 @@ def main() -> None:
             }
             (options.out / "engines.json").write_text(json.dumps(report, indent=2) + "\n")
     for threads in options.threads:
-        mean = geometric_mean([r["ratio"] for r in results if r["threads"] == threads])
-        print(f"{threads} threads: geometric mean of fastest peer / ours: {mean:.2f}")
+        rows = [r for r in results if r["threads"] == threads]
+        peer, untuned = (geometric_mean([r[key] for r in rows]) for key in ("ratio", "untuned/ours"))
+        print(f"{threads} threads, geometric means: fastest peer / ours {peer:.2f}, untuned / ours {untuned:.3f}")
     picture(results, options.out / "engines.png")
 
 

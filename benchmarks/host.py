@@ -26,9 +26,9 @@ def this_machine() -> Target:
     return targets.load(TARGETS[platform.machine()])
 
 
-def write_artifact(program: Program, folder: Path, target: Target | None = None) -> Network:
-    """backbone.bin, plan.c and kernels.o, without probes; for this machine unless told otherwise."""
-    network = lower(program, Choices(target or this_machine()))
+def write_artifact(program: Program, folder: Path, choices: Choices | None = None) -> Network:
+    """backbone.bin, plan.c and kernels.o, without probes; for this machine and untuned unless told otherwise."""
+    network = lower(program, choices or Choices(this_machine()))
     weights = [(offset, constant.array) for offset, constant in network.weights]
     identity, spec = manifest.heads_id(program), program.input
     probes = manifest.Probes(

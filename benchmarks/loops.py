@@ -31,6 +31,7 @@ from host import write_artifact
 
 from perse_compile import driver, targets
 from perse_compile.building.link import link
+from perse_compile.lowering.choices import Choices
 from perse_compile.lowering.network import Network
 
 BLOCK = re.compile(rb"^0x([0-9a-f]+):")
@@ -170,7 +171,7 @@ def describe(block: list[int], texts: dict[int, str], times: Counter[int]) -> di
 
 def measure(name: str, target_name: str, folder: Path) -> dict[str, Any]:
     """Every block of every kernel, most executed first."""
-    network = write_artifact(driver.insert_exits(name, weights="none"), folder, targets.load(target_name))
+    network = write_artifact(driver.insert_exits(name, weights="none"), folder, Choices(targets.load(target_name)))
     known = make_program(network, folder)
     texts, times = ran(network, folder)
     known = sorted({**parallel_bodies(known, texts), **known}.items())

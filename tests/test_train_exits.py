@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx
+from torch.backends import cudnn
 
 from perse_compile import ops
 from perse_compile.driver import insert_exits
 from perse_compile.errors import DataError, PassError
+from perse_compile.personalise import features as of_backbone
 from perse_compile.personalise.data import Images, read_images
 from perse_compile.personalise.features import extract_features, normalise
 from perse_compile.personalise.learning import PARTS, Head, standardise
@@ -110,6 +112,19 @@ def test_features_are_what_the_heads_read() -> None:
     for exit, x, expected in zip(program.exits, features, outputs(program, images), strict=True):
         assert x.shape == (70, exit.features)
         torch.testing.assert_close(read_head(program, exit)(x), expected)
+
+
+def test_features_are_full_float32_also_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    before = cudnn.allow_tf32
+
+    def looked_at(pixels: Tensor, spec: InputSpec) -> Tensor:
+        seen.append(cudnn.allow_tf32)
+        return normalise(pixels, spec)
+
+    monkeypatch.setattr(of_backbone, "normalise", looked_at)
+    extract_features(tiny_program(), tiny_images(70).pixels, "cpu", lambda what, done, total: None)
+    assert seen == [False, False] and cudnn.allow_tf32 == before
 
 
 def test_standardising_keeps_the_function() -> None:
