@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import pytest
 import torch
 from torch import fx
 
-from perse_compile import ops
+from perse_compile import ops, targets
+from perse_compile.building.object_code import compile_kernels
 from perse_compile.errors import LoweringError
+from perse_compile.lowering.schedules import depthwise
 
 from .compiled import graph_of, lowered, run_compiled
+from .tuning.candidates import convolution
 
 Build = Callable[..., fx.Node]
 
@@ -43,6 +48,7 @@ CONVS = {
     "1x1 with stride": (16, 13, 11, 32, (1, 1), (2, 2), (0, 0), (1, 1), 1),
     "1x1 with padding": (8, 5, 5, 16, (1, 1), (1, 1), (1, 1), (1, 1), 1),
     "channels no vector divides": (5, 11, 13, 7, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "depthwise of channels no vector divides": (30, 14, 14, 30, (5, 5), (1, 1), (2, 2), (1, 1), 30),
     "prime width": (16, 23, 17, 16, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     "one channel in": (1, 12, 12, 8, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     "one channel out": (8, 12, 12, 1, (3, 3), (1, 1), (1, 1), (1, 1), 1),
@@ -401,6 +407,25 @@ def test_winograd_where_it_pays() -> None:
         products = (matrices.filter @ filter) * (matrices.data @ pixels)
         expected = [pixels[i : i + 3] @ filter for i in range(m)]
         np.testing.assert_allclose(matrices.result @ products, expected, rtol=1e-12)
+
+
+AVX512 = replace(targets.load("x86_64-linux"), mcpu="x86-64-v4", vector_bytes=64, registers=32)
+
+
+def test_accumulators_of_a_large_tile_stay_in_registers(tmp_path: Path) -> None:
+    """5 pixels x 4 vectors of 64 bytes: TVM would take them from the workspace."""
+    tile = {"rows": 1, "columns": 5, "block": 4}
+    kernels = {call.hint: call.schedule(call.func) for call in convolution(AVX512, 64, 20, 3, tile).calls}
+    compile_kernels(kernels, AVX512, tmp_path / "kernels.o")
+    symbols = subprocess.run(["nm", tmp_path / "kernels.o"], capture_output=True, text=True, check=True).stdout
+    assert "__TVMBackendParallelLaunch" in symbols and "Workspace" not in symbols
+
+
+def test_channels_that_are_no_whole_vectors_are_all_that_a_depthwise_kernel_loops_over() -> None:
+    """LLVM then makes vectors of them: with a loop over the rows of the window inside, 6 times as slow."""
+    for target, channels in ((AVX512, 72), (targets.load("x86_64-linux"), 60), (targets.load("arm64-linux"), 30)):
+        knobs = depthwise.choose((28, 28), channels, (5, 5), (1, 1), target)
+        assert (knobs.rows, knobs.block) == (1, 1) and knobs.channels_last and knobs.unroll_x and knobs.unroll_y
 
 
 def test_strides_of_another_view() -> None:

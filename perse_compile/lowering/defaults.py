@@ -70,7 +70,7 @@ def product_knobs(work: Workload, target: Target) -> ConvKnobs:
 
 
 def window_knobs(work: Workload, target: Target) -> DepthwiseKnobs:
-    return depthwise.choose(work.height, work.width, work.out_channels, work.kernel, target)
+    return depthwise.choose((work.height, work.width), work.out_channels, work.kernel, work.stride, target)
 
 
 def head_knobs(work: Workload, target: Target) -> HeadKnobs:

@@ -25,10 +25,14 @@ class DepthwiseKnobs:
     unroll_x: bool
 
 
-def choose(height: int, width: int, channels: int, window: tuple[int, int], target: Target) -> DepthwiseKnobs:
-    """Knobs without tuning: measured best of those that divide the image."""
-    rows, columns, block = tile(height, width, channels, target)
+def choose(
+    size: tuple[int, int], channels: int, window: tuple[int, int], stride: tuple[int, int], target: Target
+) -> DepthwiseKnobs:
+    """Knobs without tuning: measured best of those that divide the image, of this height and width."""
+    rows, columns, block = tile(*size, channels, stride, target)
     taps = window[0] * window[1]
+    if block == 1 and 9 < taps <= 25:  # LLVM makes vectors of the channels if these alone are left to loop over
+        return DepthwiseKnobs(1, columns, 1, channels_last=True, unroll_y=True, unroll_x=True)
     return DepthwiseKnobs(
         rows,
         columns,
@@ -70,11 +74,14 @@ def schedule(func: tirx.PrimFunc, knobs: DepthwiseKnobs, lanes: int) -> tirx.Pri
     return add_up(func, Written(task, task * knobs.rows, knobs.rows, 0, int(func.params[-1].shape[-1])), lanes)
 
 
-def tile(height: int, width: int, channels: int, target: Target) -> tuple[int, int, int]:
+def tile(height: int, width: int, channels: int, stride: tuple[int, int], target: Target) -> tuple[int, int, int]:
     """Rows, columns and channels at a time."""
     lanes = target.lanes
+    even = height % 2 == width % 2 == 0
+    if even and stride == (1, 1) and lanes >= 16 and channels % lanes == 0:  # a vector is several of others' already
+        return 2, divisor(width, 7, 4, 2), lanes
     several = 2 if target.registers <= 16 else 4
-    if height % 2 == width % 2 == 0:
+    if even:
         block = divisor(channels, several * lanes, 2 * lanes, lanes)
         return 2, 2 if block > lanes else divisor(width, 4, 2), block
     block = lanes if target.registers <= 16 else 2 * lanes
