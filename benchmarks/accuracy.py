@@ -30,7 +30,8 @@ import numpy as np
 import photos
 import torch
 import torchvision
-from engines import MODELS, Ours, Result
+from engines import MODELS
+from ours import Ours, Result
 
 from perse_compile import driver
 from perse_compile.lowering.network import Network

@@ -13,26 +13,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import io
 import json
 import logging
 import math
-import mmap
 import os
 import platform
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from host import compile_c, this_machine, write_artifact
+from host import this_machine
+from ours import Call, Ours
 
 from perse_compile import driver, targets
 from perse_compile.lowering.choices import Choices
@@ -44,7 +42,6 @@ MODELS = [
     "densenet121", "regnet_y_400mf", "convnext_tiny", "vgg11_bn",
 ]  # fmt: skip
 RUNS = 4  # timed inferences of one engine's turn, after one that is not
-Call = Callable[[], Any]
 
 
 class Final(torch.nn.Module):
@@ -56,58 +53,6 @@ class Final(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.inner(x)[-1]
-
-
-class Result(ctypes.Structure):
-    _fields_ = (
-        ("label", ctypes.c_int),
-        ("exit", ctypes.c_int),
-        ("confidence", ctypes.c_float),
-        ("stages", ctypes.c_int),
-    )
-
-
-class Ours:
-    """An artifact in this process, through its library, with more C files in it if wanted."""
-
-    def __init__(self, program: Program, folder: Path, *sources: str, choices: Choices | None = None) -> None:
-        self.network = write_artifact(program, folder, choices)
-        compile_c(folder, "libperse.so", "-shared", "-fPIC", *sources)
-        self.folder = folder
-        self.library = ctypes.CDLL(str(folder / "libperse.so"))
-        self.library.perse_memory_size.restype = ctypes.c_size_t
-        self.library.perse_detail.restype = ctypes.c_char_p
-        self.exits, self.classes = len(program.exits), len(program.classes)
-
-    @contextlib.contextmanager
-    def session(self, threads: int) -> Iterator[ctypes.c_void_p]:
-        """The library's handle, for as long as it is open."""
-        size = self.library.perse_memory_size(threads)
-        room, handle = mmap.mmap(-1, size), ctypes.c_void_p()  # resident only where it is used
-        memory = ctypes.c_char.from_buffer(room)
-        arguments = (str(self.folder).encode(), threads, ctypes.byref(memory), ctypes.c_size_t(size))
-        status = self.library.perse_open(ctypes.byref(handle), *arguments)
-        if status != 0:
-            raise SystemExit(f"perse_open: status {status}, {self.library.perse_detail().decode()}")
-        try:
-            yield handle
-        finally:
-            self.library.perse_close(handle)  # its threads use `memory`
-
-    @contextlib.contextmanager
-    def opened(self, x: torch.Tensor, threads: int) -> Iterator[Callable[[int], Call]]:
-        """For as long as it is open: what runs the network to a given exit."""
-        pixels = np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
-        logits, result = np.empty(self.classes, np.float32), Result()
-        with self.session(threads) as handle:
-
-            def run(exit: int) -> np.ndarray[Any, Any]:
-                address = ctypes.c_void_p(pixels.ctypes.data), exit, ctypes.byref(result)
-                status = self.library.perse_run_f32(handle, *address, ctypes.c_void_p(logits.ctypes.data))
-                assert status == 0 and result.stages == exit + 1, status
-                return logits
-
-            yield lambda exit: lambda: run(exit)
 
 
 def onnxruntime(module: torch.nn.Module, x: torch.Tensor, threads: int, folder: Path) -> Call:
@@ -213,15 +158,15 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[dict[s
             times, forced = take_turns(calls, [at(exit) for exit in range(last + 1)], rounds)
             expected = module(x).numpy().ravel()
             differences = {n: float(np.abs(np.asarray(c()).ravel() - expected).max()) for n, c in calls.items()}
+        gained = [u / o for u, o in zip(times.get("untuned", ()), times["ours"], strict=False)]
         ratios = [min(times[p][r] for p in peers) / times["ours"][r] for r in range(rounds)]
         scale = float(np.abs(expected).max())
-        gained = [u / o for u, o in zip(times.get("untuned", times["ours"]), times["ours"], strict=True)]
         results.append(
             {
                 "model": name,
                 "threads": threads,
-                "untuned/ours": statistics.median(gained),
                 "ms": {engine: statistics.median(values) for engine, values in times.items()},
+                **({"untuned/ours": statistics.median(gained)} if gained else {}),
                 "fastest_peer": min(peers, key=lambda p: statistics.median(times[p])),
                 "ratio": statistics.median(ratios),
                 "ratio_range": [min(ratios), max(ratios)],
@@ -264,9 +209,10 @@ def take_turns(calls: dict[str, Call], exits: list[Call], rounds: int) -> tuple[
 def show(result: dict[str, Any]) -> None:
     ms = "  ".join(f"{engine} {value:.2f}" for engine, value in result["ms"].items())
     low, high = result["ratio_range"]
+    gained = f", {result['untuned/ours']:.2f} x as fast as untuned" if "untuned/ours" in result else ""
     print(
         f"{result['model']}, {result['threads']} threads: {result['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        f" x as fast as {result['fastest_peer']}, {result['untuned/ours']:.2f} x as fast as untuned; ms: {ms}",
+        f" x as fast as {result['fastest_peer']}{gained}; ms: {ms}",
         flush=True,
     )
 
@@ -332,8 +278,12 @@ def main() -> None:
             (options.out / "engines.json").write_text(json.dumps(report, indent=2) + "\n")
     for threads in options.threads:
         rows = [r for r in results if r["threads"] == threads]
-        peer, untuned = (geometric_mean([r[key] for r in rows]) for key in ("ratio", "untuned/ours"))
-        print(f"{threads} threads, geometric means: fastest peer / ours {peer:.2f}, untuned / ours {untuned:.3f}")
+        print(
+            f"{threads} threads: geometric mean of fastest peer / ours: {geometric_mean([r['ratio'] for r in rows]):.2f}"
+        )
+        if options.database:
+            gained = geometric_mean([r["untuned/ours"] for r in rows])
+            print(f"{threads} threads: geometric mean of untuned / ours: {gained:.3f}")
     picture(results, options.out / "engines.png")
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import Ours
+from ours import Ours
 from scaling import locked
 
 from perse_compile import driver

@@ -155,8 +155,8 @@ def people(given: argparse.Namespace) -> None:
 
 
 def costs(given: argparse.Namespace) -> None:
-    from engines import Ours
     from exits import UNTIL, measure
+    from ours import Ours
 
     names = ["--head", "exit", "head", "an answer reads, kB", "in a pack, kB", "cached an image, bytes"]
     print(f"| {' | '.join([*names, 'head, % of the full time'])} |")

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines import MODELS, Final, Ours, onnx, onnxruntime
+from engines import MODELS, Final, onnx, onnxruntime
+from ours import Ours
 
 from perse_compile import driver
 

@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines import MODELS, Ours
+from engines import MODELS
+from ours import Ours
 
 from perse_compile import driver
 from perse_compile.errors import PerseError

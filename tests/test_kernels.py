@@ -421,6 +421,14 @@ def test_accumulators_of_a_large_tile_stay_in_registers(tmp_path: Path) -> None:
     assert "__TVMBackendParallelLaunch" in symbols and "Workspace" not in symbols
 
 
+def test_depthwise_tiles_of_wide_vectors_have_more_pixels() -> None:
+    def tile(stride: tuple[int, int]) -> tuple[int, int, int]:
+        knobs = depthwise.choose((14, 14), 384, (3, 3), stride, AVX512)
+        return knobs.rows, knobs.columns, knobs.block
+
+    assert tile((1, 1)) == (2, 7, 16) and tile((2, 2)) == (2, 2, 64)
+
+
 def test_channels_that_are_no_whole_vectors_are_all_that_a_depthwise_kernel_loops_over() -> None:
     """LLVM then makes vectors of them: with a loop over the rows of the window inside, 6 times as slow."""
     for target, channels in ((AVX512, 72), (targets.load("x86_64-linux"), 60), (targets.load("arm64-linux"), 30)):

@@ -29,7 +29,7 @@ def extract_features(program: Program, pixels: NDArray[np.uint8], device: str, t
     if place.type != "cpu":
         backbone = copy.deepcopy(backbone).to(place)  # the program's own tensors stay where they are
     found: list[list[Tensor]] = []
-    with torch.no_grad(), cudnn.flags(enabled=True, benchmark=cudnn.benchmark, allow_tf32=False):
+    with torch.no_grad(), cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32=False):
         for start in range(0, len(pixels), CHUNK):
             x = normalise(torch.from_numpy(pixels[start : start + CHUNK]).to(place), program.input)
             found.append([features.cpu() for features in backbone(x)])

@@ -108,7 +108,7 @@ def tile_cost(shape: ConvShape, tile: tuple[int, int, int], target: Target) -> f
         spilled = max(0, accumulators + vectors + pixels - target.registers)
         besides = PAIRED * vectors + ADDRESSED * pixels + SPILLED * spilled
     else:
-        load_cost = {8: 0.5, 16: 0.25}.get(target.lanes, 1.0)  # AVX2 folds loads into FMA and issues two a cycle
+        load_cost = {8: 0.5, 16: 0.25}.get(target.lanes, 1.0)  # AVX2 and AVX-512 fold loads into FMA
         besides = load_cost * (vectors + rows * columns / (4 if target.lanes == 4 else 1)) + STEP
     cost = waste * (accumulators + besides) / accumulators
     cost *= max(1.0, target.chains / accumulators)
