@@ -278,9 +278,8 @@ def main() -> None:
             (options.out / "engines.json").write_text(json.dumps(report, indent=2) + "\n")
     for threads in options.threads:
         rows = [r for r in results if r["threads"] == threads]
-        print(
-            f"{threads} threads: geometric mean of fastest peer / ours: {geometric_mean([r['ratio'] for r in rows]):.2f}"
-        )
+        mean = geometric_mean([r["ratio"] for r in rows])
+        print(f"{threads} threads: geometric mean of fastest peer / ours: {mean:.2f}")
         if options.database:
             gained = geometric_mean([r["untuned/ours"] for r in rows])
             print(f"{threads} threads: geometric mean of untuned / ours: {gained:.3f}")
