@@ -332,12 +332,12 @@ static perse_status personalise(fit *f) {
     return PERSE_OK;
 }
 
-static perse_status fit_once(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
-                             perse_report *report) {
+static perse_status fit_once(perse *p, const perse_samples *samples, const perse_fit_options *options, bool plain, void *memory,
+                             size_t size, perse_report *report) {
     if (p == NULL || samples == NULL || options == NULL || memory == NULL || report == NULL || report->exits == NULL ||
         !options_are_sound(options))
         return perse_fail(PERSE_BAD_ARGUMENT, "");
-    fit f = {.p = p, .samples = samples, .o = *options, .report = report, .random = options->seed};
+    fit f = {.p = p, .samples = samples, .o = *options, .plain = plain, .report = report, .random = options->seed};
     PERSE_TRY(perse_check_samples(p, samples, &f.lab.labelled));
     if (samples->count < FEWEST_SAMPLES) return perse_fail(PERSE_TOO_FEW_SAMPLES, "");
     perse_carver c = perse_carve_in(memory, size);
@@ -355,11 +355,9 @@ static perse_status fit_once(perse *p, const perse_samples *samples, const perse
 /* What is refused with answers evened out may still be worth its time with the final exit's answers as they are. */
 perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
                        perse_report *report) {
-    PERSE_TRY(fit_once(p, samples, options, memory, size, report));
+    PERSE_TRY(fit_once(p, samples, options, false, memory, size, report));
     if (report->teacher != PERSE_TEACHER_NEAR || report->verdict == PERSE_BETTER) return PERSE_OK;
-    perse_fit_options plain = *options;
-    plain.neighbours = 0;
-    return fit_once(p, samples, &plain, memory, size, report);
+    return fit_once(p, samples, options, true, memory, size, report);
 }
 
 /* ---- calibration alone ---- */

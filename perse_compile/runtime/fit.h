@@ -24,6 +24,7 @@ typedef struct {
     const perse_samples *samples;
     perse_fit_options o;
     perse_report *report;
+    bool plain;          /* without labels: the final exit's answers as they are */
     perse_lab lab;
     perse_pack fresh;    /* being trained */
     float *candidate;    /* [count][classes] logits of another teacher */
@@ -72,9 +73,9 @@ perse_status fit_is_contradicted(fit *f, bool *contradicted);
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);
 
-/* neighbours.c: lab.teacher, logits at temperature 1, drawn towards what it says of each sample's neighbours. candidate and
- * lab.logits are overwritten. */
-perse_status fit_even_out(fit *f);
+/* neighbours.c: lab.teacher, logits at temperature 1, drawn towards what it says of each sample's neighbours, which make up a
+ * share of it. candidate and lab.logits are overwritten. */
+perse_status fit_even_out(fit *f, float share);
 
 /* learn.c: trains the head on everything but a fold, fold by fold: lab.logits[i] is what a head says that did not
  * learn from sample i. Then trains fresh.exit[e] on everything. */

@@ -70,9 +70,8 @@ static void weigh_neighbours(fit_near *near) {
 }
 
 /* One step: a share of what the neighbours say now, and for the rest what was said at first (own). */
-static void step(const fit *f, const float *own, const float *now, float *next) {
+static void step(const fit *f, float share, const float *own, const float *now, float *next) {
     uint32_t classes = f->p->plan->classes;
-    float share = f->o.neighbours;
     for (uint32_t i = 0; i < f->samples->count; i++) {
         const fit_near *near = &f->near[i];
         float *row = next + (size_t)i * classes;
@@ -82,7 +81,7 @@ static void step(const fit *f, const float *own, const float *now, float *next) 
     }
 }
 
-perse_status fit_even_out(fit *f) {
+perse_status fit_even_out(fit *f, float share) {
     uint32_t classes = f->p->plan->classes, n = f->samples->count, e = perse_compared_exit(f->p->plan);
     size_t table = (size_t)n * classes;
     float *own = f->candidate, *now = f->lab.teacher, *next = f->lab.logits;
@@ -94,7 +93,7 @@ perse_status fit_even_out(fit *f) {
     }
     memcpy(now, own, table * sizeof(float));
     for (int round = 0; round < ROUNDS; round++) {
-        step(f, own, now, next);
+        step(f, share, own, now, next);
         memcpy(now, next, table * sizeof(float));
     }
     for (size_t i = 0; i < table; i++) now[i] = now[i] > 0 ? logf(now[i] + 1e-12f) : PERSE_SPARE_LOGIT;

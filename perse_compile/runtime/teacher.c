@@ -6,7 +6,8 @@
 
 enum { PRIOR_ROUNDS = 200 };
 static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
-static const double HALVES_APART = 0.2, EXITS_APART = 0.1, MOST_CHANGED = 0.1; /* total variation; share of answers */
+static const double HALVES_APART = 0.2, EXITS_APART = 0.06, EVENED_APART = 0.08; /* total variation of class frequencies */
+static const float USUAL_SHARE = 0.8f;        /* of neighbours, where they only check frequencies */
 static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 static const double MOST = 0.5;               /* of the answers in use, that a teacher who has no labels must give too */
 static const double OVERRULED = 0.005, EVENED_OVERRULED = 0.02; /* nats that answers in use tell more, by the share of them that it does not give */
@@ -124,25 +125,34 @@ static double apart(const fit *f) {
 }
 
 /* The estimate takes it that only class frequencies differ from the factory's. When the images look different too, it
- * explains that away with frequencies: then two halves of the samples disagree, or the exits do, each asked for its own
- * estimate, or many answers would change. */
-static perse_status prior_is_stable(fit *f, bool *stable) {
-    uint32_t classes = f->p->plan->classes, n = f->samples->count, changed = 0;
+ * explains that away with frequencies: then two halves of the samples disagree, or most early exits do, each asked for its
+ * own estimate. */
+static perse_status prior_is_steady(fit *f, bool *steady) {
+    uint32_t classes = f->p->plan->classes, early = f->p->plan->exits - 1, agree = 0;
     double *other = f->prior + classes;
     estimate_prior(f, f->lab.teacher, 0, 2, f->prior);
     estimate_prior(f, f->lab.teacher, 1, 2, other);
-    *stable = apart(f) <= HALVES_APART;
+    *steady = apart(f) <= HALVES_APART;
     estimate_prior(f, f->lab.teacher, 0, 1, f->prior);
-    for (uint32_t i = 0; i < n; i++) changed += corrected(f, i, 1, f->soft) != f->lab.truth[i];
-    *stable = *stable && changed <= MOST_CHANGED * n;
-    for (uint32_t e = 0; *stable && e + 1 < f->p->plan->exits; e++) {
+    for (uint32_t e = 0; *steady && e < early; e++) {
         const perse_pack_entry *entry = &f->p->spare.exit[e];
         PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
-        scale_rows(f->lab.logits, (size_t)n * classes, entry->temperature);
+        scale_rows(f->lab.logits, (size_t)f->samples->count * classes, entry->temperature);
         estimate_prior(f, f->lab.logits, 0, 1, other);
-        *stable = apart(f) <= EXITS_APART;
+        agree += apart(f) <= EXITS_APART;
     }
+    *steady = *steady && 2 * agree >= early;
     return PERSE_OK;
+}
+
+/* Or answers that similar samples gave each other (in lab.truth) name the classes as often: they take nothing for granted of
+ * frequencies. */
+static bool neighbours_confirm(const fit *f) {
+    uint32_t classes = f->p->plan->classes;
+    double *other = f->prior + classes;
+    for (uint32_t k = 0; k < classes; k++) other[k] = 0;
+    for (uint32_t i = 0; i < f->samples->count; i++) other[f->lab.truth[i]] += 1.0 / f->samples->count;
+    return apart(f) <= EVENED_APART;
 }
 
 /* The person's final head may have learnt once, from labels or from answers that knew more: then it knows more than the
@@ -233,11 +243,26 @@ static void believe(fit *f) {
     for (uint32_t i = 0; i < f->samples->count; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
 }
 
-static perse_teacher name_of(const fit *f, bool learnt, bool early, bool stable) {
-    if (learnt) return PERSE_TEACHER_PERSONAL;
-    if (early) return PERSE_TEACHER_EARLY;
-    if (stable) return PERSE_TEACHER_PRIOR;
-    return f->o.neighbours > 0 ? PERSE_TEACHER_NEAR : PERSE_TEACHER_FINAL;
+/* lab.teacher and lab.truth are what an exit says, at temperature 1. */
+static perse_status ask(fit *f, uint32_t e, const perse_pack_entry *entry) {
+    PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.teacher));
+    scale_rows(f->lab.teacher, (size_t)f->samples->count * f->p->plan->classes, entry->temperature);
+    believe(f);
+    return PERSE_OK;
+}
+
+/* What the factory's final exit becomes: corrected for frequencies if they can be told, else evened out if it can be (lab.teacher
+ * and lab.truth then are), else as it is. */
+static perse_status choose_correction(fit *f, perse_teacher *name) {
+    bool steady;
+    float share = f->o.neighbours > 0 ? f->o.neighbours : USUAL_SHARE;
+    PERSE_TRY(prior_is_steady(f, &steady));
+    if (!steady && f->o.neighbours == 0) return PERSE_OK;
+    PERSE_TRY(fit_even_out(f, share));
+    believe(f);
+    if (steady && neighbours_confirm(f)) *name = PERSE_TEACHER_PRIOR;
+    else if (f->o.neighbours > 0 && fit_sees_several(f)) *name = PERSE_TEACHER_NEAR; /* of one class there is nothing to learn */
+    return PERSE_OK;
 }
 
 /* The final exit (p->spare is the factory's), corrected for the person's class frequencies if they can be told, then
@@ -248,25 +273,18 @@ perse_status fit_teach_without_labels(fit *f) {
     if (!learnt) PERSE_TRY(who_teaches(f, &teacher));
     const perse_pack_entry *source = learnt ? &f->p->live.exit[final] : &f->p->spare.exit[teacher];
     perse_pack_entry *fresh = &f->fresh.exit[final];
-    PERSE_TRY(perse_lab_logits(&f->lab, teacher, &source->head, f->all, f->lab.teacher));
-    scale_rows(f->lab.teacher, (size_t)n * classes, source->temperature);
-    believe(f);
-    bool stable = false;
-    if (!learnt && teacher == final) PERSE_TRY(prior_is_stable(f, &stable));
-    f->report->teacher = name_of(f, learnt, teacher != final, stable);
-    uint32_t known = stable ? perse_factory_classes(f->p->plan) : perse_named_classes(f->p->plan, &f->p->live);
-    for (uint32_t k = 0; !stable && k < classes; k++) f->prior[k] = k < known ? 1.0 / known : 0;
-    if (f->report->teacher == PERSE_TEACHER_NEAR) {
-        PERSE_TRY(fit_even_out(f));
-        believe(f);
-        if (fit_sees_several(f)) return PERSE_OK;
-        f->o.neighbours = 0; /* evened out to one class: nothing to learn from */
-        return fit_teach_without_labels(f);
-    }
-    if (teacher != final) return PERSE_OK;
+    perse_teacher name = learnt ? PERSE_TEACHER_PERSONAL : teacher != final ? PERSE_TEACHER_EARLY : PERSE_TEACHER_FINAL;
+    PERSE_TRY(ask(f, teacher, source));
+    if (name == PERSE_TEACHER_FINAL && !f->plain) PERSE_TRY(choose_correction(f, &name));
+    f->report->teacher = name;
+    bool prior = name == PERSE_TEACHER_PRIOR;
+    uint32_t known = prior ? perse_factory_classes(f->p->plan) : perse_named_classes(f->p->plan, &f->p->live);
+    for (uint32_t k = 0; !prior && k < classes; k++) f->prior[k] = k < known ? 1.0 / known : 0;
+    if (name == PERSE_TEACHER_EARLY || name == PERSE_TEACHER_NEAR) return PERSE_OK;
+    PERSE_TRY(ask(f, teacher, source)); /* again: it may have been evened out */
     perse_head_copy(&fresh->head, &source->head, f->p->plan->exit[final].features, classes);
     fresh->temperature = source->temperature;
     for (uint32_t k = 0; k < known; k++) fresh->head.bias[k] += (float)(source->temperature * PRIOR_TRUST * log(f->prior[k] * known));
-    for (uint32_t i = 0; stable && i < n; i++) f->lab.truth[i] = corrected(f, i, PRIOR_TRUST, f->lab.teacher + (size_t)i * classes);
+    for (uint32_t i = 0; prior && i < n; i++) f->lab.truth[i] = corrected(f, i, PRIOR_TRUST, f->lab.teacher + (size_t)i * classes);
     return PERSE_OK;
 }
