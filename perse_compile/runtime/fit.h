@@ -73,9 +73,10 @@ perse_status fit_is_contradicted(fit *f, bool *contradicted);
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);
 
-/* neighbours.c: lab.teacher, logits at temperature 1, drawn towards what it says of each sample's neighbours, which make up a
- * share of it. candidate and lab.logits are overwritten. */
-perse_status fit_even_out(fit *f, float share);
+/* neighbours.c: who is alike, and what each counts; then lab.teacher, logits at temperature 1, is drawn towards what it says of each
+ * sample's neighbours, which make up a share of it. candidate and lab.logits are overwritten. */
+perse_status fit_find_neighbours(fit *f);
+void fit_even_out(fit *f, float share);
 
 /* learn.c: trains the head on everything but a fold, fold by fold: lab.logits[i] is what a head says that did not
  * learn from sample i. Then trains fresh.exit[e] on everything. */

@@ -39,9 +39,18 @@ static void remember(fit_near *near, uint32_t sample, float likeness) {
     near->sample[at] = sample;
 }
 
-static perse_status find_neighbours(fit *f, uint32_t e) {
-    uint32_t width = f->p->plan->exit[e].features, n = f->samples->count;
+/* What a neighbour counts: how much nearer it is than the first that counts nothing, so that nothing jumps where two change
+ * places. They add up to 1. */
+static void weigh_neighbours(fit_near *near) {
+    float last = near->likeness[FIT_NEAR], sum = 0;
+    for (uint32_t k = 0; k < FIT_NEAR; k++) sum += near->likeness[k] -= last - 1e-6f;
+    for (uint32_t k = 0; k < FIT_NEAR; k++) near->likeness[k] /= sum;
+}
+
+perse_status fit_find_neighbours(fit *f) {
+    uint32_t e = perse_compared_exit(f->p->plan), width = f->p->plan->exit[e].features, n = f->samples->count;
     float *x = f->p->feature, likeness[PERSE_BLOCK];
+    measure(f, e);
     for (uint32_t start = 0; start < n; start += PERSE_BLOCK) {
         uint32_t rows = n - start < PERSE_BLOCK ? n - start : PERSE_BLOCK;
         PERSE_TRY(fit_tell(f, "neighbours", start, n));
@@ -58,15 +67,8 @@ static perse_status find_neighbours(fit *f, uint32_t e) {
                 if (start + b != j) remember(&f->near[start + b], j, likeness[b]);
         }
     }
+    for (uint32_t i = 0; i < n; i++) weigh_neighbours(&f->near[i]);
     return fit_tell(f, "neighbours", n, n);
-}
-
-/* What a neighbour counts: how much nearer it is than the first that counts nothing, so that nothing jumps where two change
- * places. They add up to 1. */
-static void weigh_neighbours(fit_near *near) {
-    float last = near->likeness[FIT_NEAR], sum = 0;
-    for (uint32_t k = 0; k < FIT_NEAR; k++) sum += near->likeness[k] -= last - 1e-6f;
-    for (uint32_t k = 0; k < FIT_NEAR; k++) near->likeness[k] /= sum;
 }
 
 /* One step: a share of what the neighbours say now, and for the rest what was said at first (own). */
@@ -81,21 +83,15 @@ static void step(const fit *f, float share, const float *own, const float *now, 
     }
 }
 
-perse_status fit_even_out(fit *f, float share) {
-    uint32_t classes = f->p->plan->classes, n = f->samples->count, e = perse_compared_exit(f->p->plan);
+void fit_even_out(fit *f, float share) {
+    uint32_t classes = f->p->plan->classes, n = f->samples->count;
     size_t table = (size_t)n * classes;
     float *own = f->candidate, *now = f->lab.teacher, *next = f->lab.logits;
-    measure(f, e);
-    PERSE_TRY(find_neighbours(f, e));
-    for (uint32_t i = 0; i < n; i++) {
-        weigh_neighbours(&f->near[i]);
-        perse_probabilities(now + (size_t)i * classes, classes, 1, own + (size_t)i * classes);
-    }
+    for (uint32_t i = 0; i < n; i++) perse_probabilities(now + (size_t)i * classes, classes, 1, own + (size_t)i * classes);
     memcpy(now, own, table * sizeof(float));
     for (int round = 0; round < ROUNDS; round++) {
         step(f, share, own, now, next);
         memcpy(now, next, table * sizeof(float));
     }
     for (size_t i = 0; i < table; i++) now[i] = now[i] > 0 ? logf(now[i] + 1e-12f) : PERSE_SPARE_LOGIT;
-    return PERSE_OK;
 }

@@ -6,7 +6,7 @@
 
 enum { PRIOR_ROUNDS = 200 };
 static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
-static const double HALVES_APART = 0.2, EXITS_APART = 0.06, EVENED_APART = 0.08; /* total variation of class frequencies */
+static const double HALVES_APART = 0.2, EXITS_APART = 0.06, EVENED_APART = 0.09; /* total variation; share of answers */
 static const float USUAL_SHARE = 0.8f;        /* of neighbours, where they only check frequencies */
 static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 static const double MOST = 0.5;               /* of the answers in use, that a teacher who has no labels must give too */
@@ -141,18 +141,8 @@ static perse_status prior_is_steady(fit *f, bool *steady) {
         estimate_prior(f, f->lab.logits, 0, 1, other);
         agree += apart(f) <= EXITS_APART;
     }
-    *steady = *steady && 2 * agree >= early;
+    *steady = *steady && 2 * agree > early;
     return PERSE_OK;
-}
-
-/* Or answers that similar samples gave each other (in lab.truth) name the classes as often: they take nothing for granted of
- * frequencies. */
-static bool neighbours_confirm(const fit *f) {
-    uint32_t classes = f->p->plan->classes;
-    double *other = f->prior + classes;
-    for (uint32_t k = 0; k < classes; k++) other[k] = 0;
-    for (uint32_t i = 0; i < f->samples->count; i++) other[f->lab.truth[i]] += 1.0 / f->samples->count;
-    return apart(f) <= EVENED_APART;
 }
 
 /* The person's final head may have learnt once, from labels or from answers that knew more: then it knows more than the
@@ -251,17 +241,41 @@ static perse_status ask(fit *f, uint32_t e, const perse_pack_entry *entry) {
     return PERSE_OK;
 }
 
+/* Similar samples are mostly of one class, however often it is met. Where only frequencies differ, answers that are evened out become
+ * nearly the same with the correction and without; where it explains something else away, they do not. Leaves lab.teacher and
+ * lab.truth evened out without it. */
+static perse_status neighbours_confirm(fit *f, bool *confirmed) {
+    uint32_t classes = f->p->plan->classes, final = f->p->plan->exits - 1, n = f->samples->count, changed = 0;
+    float share = f->o.neighbours > 0 ? f->o.neighbours : USUAL_SHARE;
+    PERSE_TRY(fit_find_neighbours(f));
+    for (uint32_t i = 0; i < n; i++) {
+        corrected(f, i, PRIOR_TRUST, f->soft);
+        memcpy(f->lab.teacher + (size_t)i * classes, f->soft, classes * sizeof(float));
+    }
+    fit_even_out(f, share);
+    for (uint32_t i = 0; i < n; i++) f->picked[i] = (uint32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
+    PERSE_TRY(ask(f, final, &f->p->spare.exit[final]));
+    fit_even_out(f, share);
+    believe(f);
+    for (uint32_t i = 0; i < n; i++) changed += f->picked[i] != (uint32_t)f->lab.truth[i];
+    *confirmed = changed <= EVENED_APART * n;
+    return PERSE_OK;
+}
+
 /* What the factory's final exit becomes: corrected for frequencies if they can be told, else evened out if it can be (lab.teacher
  * and lab.truth then are), else as it is. */
 static perse_status choose_correction(fit *f, perse_teacher *name) {
-    bool steady;
-    float share = f->o.neighbours > 0 ? f->o.neighbours : USUAL_SHARE;
+    bool steady, confirmed = false;
     PERSE_TRY(prior_is_steady(f, &steady));
-    if (!steady && f->o.neighbours == 0) return PERSE_OK;
-    PERSE_TRY(fit_even_out(f, share));
-    believe(f);
-    if (steady && neighbours_confirm(f)) *name = PERSE_TEACHER_PRIOR;
-    else if (f->o.neighbours > 0 && fit_sees_several(f)) *name = PERSE_TEACHER_NEAR; /* of one class there is nothing to learn */
+    if (steady) PERSE_TRY(neighbours_confirm(f, &confirmed));
+    if (confirmed) *name = PERSE_TEACHER_PRIOR;
+    if (confirmed || f->o.neighbours == 0) return PERSE_OK;
+    if (!steady) {
+        PERSE_TRY(fit_find_neighbours(f));
+        fit_even_out(f, f->o.neighbours);
+        believe(f);
+    }
+    if (fit_sees_several(f)) *name = PERSE_TEACHER_NEAR; /* of one class there is nothing to learn */
     return PERSE_OK;
 }
 

@@ -621,7 +621,8 @@ static void test_even_out(void) {
     for (int i = 0; i < USERS; i++)
         for (int k = 0; k < K; k++)
             f.lab.teacher[i * K + k] = k >= KNOWN ? PERSE_SPARE_LOGIT : k == (i % WRONG != 0 ? labels[i] : (labels[i] + 1) % KNOWN) ? 2 : 0;
-    EXPECT(PERSE_OK, fit_even_out(&f));
+    EXPECT(PERSE_OK, fit_find_neighbours(&f));
+    fit_even_out(&f, 0.8f);
     int mended = 0, broken = 0;
     for (int i = 0; i < USERS; i++) {
         bool right = (int)perse_argmax(f.lab.teacher + i * K, K) == labels[i];
@@ -634,11 +635,12 @@ static void test_even_out(void) {
     }
     CHECK(mended > USERS / WRONG - 2 && broken < 3);
     memset(features, 0, (size_t)USERS * FEATURES * sizeof *features); /* nothing to tell them apart by */
-    EXPECT(PERSE_OK, fit_even_out(&f));
+    EXPECT(PERSE_OK, fit_find_neighbours(&f));
+    fit_even_out(&f, 0.8f);
     for (size_t i = 0; i < table; i++) CHECK(isfinite(f.lab.teacher[i]));
     int calls = 0;
     f.o.progress = stop_at_third, f.o.user = &calls;
-    EXPECT(PERSE_ABORTED, fit_even_out(&f));
+    EXPECT(PERSE_ABORTED, fit_find_neighbours(&f));
     free(f.lab.teacher), free(f.lab.logits), free(f.candidate), free(f.mean), free(f.deviation), free(f.near), free(f.block);
     perse_close(p);
 }
