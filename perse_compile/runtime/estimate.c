@@ -146,8 +146,8 @@ static double steps_of(const perse_plan *plan, const perse_fit_options *o, doubl
     return o->folds * fmax(without, PERSE_FEWEST_STEPS) + fmax(all, PERSE_FEWEST_STEPS);
 }
 
-/* Whether the camera is corrected takes some images twice more; where neighbours count, all may be compared with each other, and
- * heads learn twice. */
+/* Whether the camera is corrected takes some images twice more. Where neighbours count, all are compared with each other, and heads
+ * may learn twice. */
 static perse_status count_up(probe *q, const perse_fit_options *o, perse_estimate *out) {
     const perse_plan *plan = q->p->plan;
     double n = out->samples, image, training = 0;
@@ -160,9 +160,9 @@ static perse_status count_up(probe *q, const perse_fit_options *o, perse_estimat
         training += o->epochs * steps_of(plan, o, n) * batch + 3 * n * head + (4 + SEARCH / 2.0) * n * time_row(q);
     }
     out->epochs_at_most = o->epochs;
-    out->seconds = out->images * image + training;
+    out->seconds = out->images * image + training + (o->neighbours > 0 ? n * ceil(n / PERSE_BLOCK) * time_comparison(q) : 0);
     out->seconds_at_most = out->seconds + 2 * image * (out->images < PERSE_ENOUGH_FOR_LEVELS ? out->images : PERSE_ENOUGH_FOR_LEVELS);
-    if (o->neighbours > 0) out->seconds_at_most += n * ceil(n / PERSE_BLOCK) * time_comparison(q) + training;
+    if (o->neighbours > 0) out->seconds_at_most += training;
     out->core_seconds = out->seconds * q->p->threads;
     out->core_seconds_at_most = out->seconds_at_most * q->p->threads;
     return PERSE_OK;

@@ -141,7 +141,7 @@ static perse_status prior_is_steady(fit *f, bool *steady) {
         estimate_prior(f, f->lab.logits, 0, 1, other);
         agree += apart(f) <= EXITS_APART;
     }
-    *steady = *steady && 2 * agree > early;
+    *steady = *steady && (2 * agree > early || early == 0);
     return PERSE_OK;
 }
 
@@ -248,10 +248,7 @@ static perse_status neighbours_confirm(fit *f, bool *confirmed) {
     uint32_t classes = f->p->plan->classes, final = f->p->plan->exits - 1, n = f->samples->count, changed = 0;
     float share = f->o.neighbours > 0 ? f->o.neighbours : USUAL_SHARE;
     PERSE_TRY(fit_find_neighbours(f));
-    for (uint32_t i = 0; i < n; i++) {
-        corrected(f, i, PRIOR_TRUST, f->soft);
-        memcpy(f->lab.teacher + (size_t)i * classes, f->soft, classes * sizeof(float));
-    }
+    for (uint32_t i = 0; i < n; i++) corrected(f, i, PRIOR_TRUST, f->lab.teacher + (size_t)i * classes);
     fit_even_out(f, share);
     for (uint32_t i = 0; i < n; i++) f->picked[i] = (uint32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
     PERSE_TRY(ask(f, final, &f->p->spare.exit[final]));

@@ -645,6 +645,27 @@ static void test_even_out(void) {
     perse_close(p);
 }
 
+/* Frequencies explain away what similar images of a class that is not met are, where they are many. */
+static void test_neighbours_check_frequencies(void) {
+    enum { TAKEN_FOR_ANOTHER = 292, MANY = 40 }; /* its greatest logit is that of class 4, by a little */
+    perse *p = open_with(1);
+    perse_report r;
+    for (int shared = 0; shared < 2; shared++) { /* whether answers may be evened out, or neighbours are only asked */
+        perse_fit_options o = perse_fit_defaults();
+        if (!shared) o.neighbours = 0;
+        load_user(p, "generic.raw");
+        EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r));
+        CHECK(r.teacher == PERSE_TEACHER_PRIOR && prior[4] < 0.02f);
+        EXPECT(PERSE_OK, perse_reset_pack(p));
+        load_user(p, "generic.raw");
+        for (int i = 0; i < MANY; i++) memcpy(features + i * FEATURES, features + TAKEN_FOR_ANOTHER * FEATURES, FEATURES * sizeof *features);
+        EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r));
+        CHECK(r.teacher != PERSE_TEACHER_PRIOR && fabsf(prior[4] - 1.0f / KNOWN) < 1e-6f);
+        EXPECT(PERSE_OK, perse_reset_pack(p));
+    }
+    perse_close(p);
+}
+
 /* Evened out, all answers may be of one class: then they are learnt from as they are. */
 static void test_evened_out_to_one_class(void) {
     enum { FINAL = FEATURES - 32 };
@@ -1204,7 +1225,7 @@ int main(int argc, char **argv) {
 #define TEST(name) {#name, test_##name}
     static const struct { const char *name; void (*run)(void); } tests[] = {
         TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
-        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(even_out), TEST(evened_out_to_one_class), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
+        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(even_out), TEST(neighbours_check_frequencies), TEST(evened_out_to_one_class), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
         TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
