@@ -146,9 +146,9 @@ static double steps_of(const perse_plan *plan, const perse_fit_options *o, doubl
     return o->folds * fmax(without, PERSE_FEWEST_STEPS) + fmax(all, PERSE_FEWEST_STEPS);
 }
 
-/* Whether the camera is corrected takes some images twice more. Where neighbours count, all are compared with each other, and heads
- * may learn twice. */
-static perse_status count_up(probe *q, const perse_fit_options *o, perse_estimate *out) {
+/* Whether the camera is corrected takes some images twice more. Without labels all are compared with each other, and heads may learn
+ * twice. */
+static perse_status count_up(probe *q, const perse_fit_options *o, bool labelled, perse_estimate *out) {
     const perse_plan *plan = q->p->plan;
     double n = out->samples, image, training = 0;
     PERSE_TRY(perse_factory(q->p, &q->p->spare));
@@ -160,9 +160,9 @@ static perse_status count_up(probe *q, const perse_fit_options *o, perse_estimat
         training += o->epochs * steps_of(plan, o, n) * batch + 3 * n * head + (4 + SEARCH / 2.0) * n * time_row(q);
     }
     out->epochs_at_most = o->epochs;
-    out->seconds = out->images * image + training + (o->neighbours > 0 ? n * ceil(n / PERSE_BLOCK) * time_comparison(q) : 0);
+    out->seconds = out->images * image + training + (labelled ? 0 : n * ceil(n / PERSE_BLOCK) * time_comparison(q));
     out->seconds_at_most = out->seconds + 2 * image * (out->images < PERSE_ENOUGH_FOR_LEVELS ? out->images : PERSE_ENOUGH_FOR_LEVELS);
-    if (o->neighbours > 0) out->seconds_at_most += training;
+    if (!labelled && o->neighbours > 0) out->seconds_at_most += training;
     out->core_seconds = out->seconds * q->p->threads;
     out->core_seconds_at_most = out->seconds_at_most * q->p->threads;
     return PERSE_OK;
@@ -174,8 +174,8 @@ static uint64_t memory_of(const perse *p, uint32_t images, uint32_t samples) {
     return perse_memory_size(p->threads) + plan->backbone_size + perse_fit_size(p, samples) + features + images * pixels;
 }
 
-perse_status perse_estimate_fit(perse *p, uint32_t images, uint32_t samples, const perse_fit_options *options, void *memory, size_t size,
-                                perse_estimate *out) {
+perse_status perse_estimate_fit(perse *p, uint32_t images, uint32_t samples, bool labelled, const perse_fit_options *options, void *memory,
+                                size_t size, perse_estimate *out) {
     if (p == NULL || options == NULL || memory == NULL || out == NULL) return perse_fail(PERSE_BAD_ARGUMENT, "");
     probe q = {.p = p};
     perse_carver c = perse_carve_in(memory, size);
@@ -183,5 +183,5 @@ perse_status perse_estimate_fit(perse *p, uint32_t images, uint32_t samples, con
     if (c.used == SIZE_MAX) return perse_fail(PERSE_OUT_OF_MEMORY, "perse_estimate_size");
     memset(q.image, 128, (size_t)p->plan->height * p->plan->width * p->plan->channels);
     *out = (perse_estimate){.images = images, .samples = samples, .memory = memory_of(p, images, samples)};
-    return count_up(&q, options, out);
+    return count_up(&q, options, labelled, out);
 }

@@ -1,5 +1,5 @@
-/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, neighbours.c, learn.c,
- * fit_classes.c. */
+/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, frequencies.c, neighbours.c,
+ * learn.c, fit_classes.c. */
 #ifndef PERSE_FIT_H
 #define PERSE_FIT_H
 #include "inside.h"
@@ -43,7 +43,7 @@ typedef struct {
     bool own_classes;    /* there are some that the network never had */
     uint32_t *fold;      /* [count] of each sample */
     uint32_t *index;     /* [count]: the samples that judge, then the others */
-    uint32_t *picked;    /* [2][count]: samples that train, samples that do not */
+    uint32_t *picked;    /* [2][count]: samples that train, samples that do not; of a teacher, labels */
     uint32_t *who;       /* [count]: the exit that answers a sample which judges */
     perse_slice judges, all;
     double factory; /* accuracy of the factory's final exit, where there are labels */
@@ -72,6 +72,16 @@ bool fit_sees_several(const fit *f); /* classes, in lab.truth */
 perse_status fit_is_contradicted(fit *f, bool *contradicted);
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);
+
+/* What exit e says with this head and temperature, at temperature 1: lab.teacher; what it takes to be right: lab.truth. The latter alone. */
+perse_status fit_ask(fit *f, uint32_t e, const perse_pack_entry *entry);
+void fit_believe(fit *f);
+
+/* frequencies.c: of the classes, in prior, by what the factory's final exit says (in lab.teacher; overwritten, as are candidate,
+ * lab.logits and picked), and whether to believe them; neighbours are found. Then lab.teacher with them, and what they add to a logit at temperature 1. */
+perse_status fit_estimate_frequencies(fit *f, bool *believed);
+void fit_correct(fit *f);
+float fit_frequency_bias(const fit *f, uint32_t k);
 
 /* neighbours.c: who is alike, and what each counts; then lab.teacher, logits at temperature 1, is drawn towards what it says of each
  * sample's neighbours, which make up a share of it. candidate and lab.logits are overwritten. */

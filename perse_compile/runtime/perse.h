@@ -341,8 +341,8 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
                        perse_report *report);
 
 /* What that will take, before it starts: of a probe here and now (some inferences, some training batches of every head) and
- * the number of batches. `seconds` is what to expect; `seconds_at_most` is where a correction of the camera is tried and, without
- * labels, images are compared with each other and heads learn a second time. */
+ * the number of batches; without labels images are compared with each other, too. `seconds` is what to expect; `seconds_at_most` is
+ * where a correction of the camera is tried and, without labels and with options->neighbours, heads learn a second time. */
 typedef struct {
     uint32_t images, samples, epochs_at_most; /* images: through the backbone first; samples: to learn from */
     double seconds, seconds_at_most, core_seconds, core_seconds_at_most; /* core-seconds: times the threads */
@@ -350,8 +350,8 @@ typedef struct {
 } perse_estimate;
 
 size_t perse_estimate_size(const perse *p);
-perse_status perse_estimate_fit(perse *p, uint32_t images, uint32_t samples, const perse_fit_options *options, void *memory, size_t size,
-                                perse_estimate *out);
+perse_status perse_estimate_fit(perse *p, uint32_t images, uint32_t samples, bool labelled, const perse_fit_options *options, void *memory,
+                                size_t size, perse_estimate *out);
 
 /* Temperatures and thresholds only, from all of the samples, without a gate. Without labels the final exit is right.
  * max_drop and max_cost: as for a fit, against the person's own final exit. */

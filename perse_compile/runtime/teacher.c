@@ -4,10 +4,6 @@
 
 #include "fit.h"
 
-enum { PRIOR_ROUNDS = 200 };
-static const double PRIOR_TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
-static const double HALVES_APART = 0.2, EXITS_APART = 0.06, EVENED_APART = 0.09; /* total variation; share of answers */
-static const float USUAL_SHARE = 0.8f;        /* of neighbours, where they only check frequencies */
 static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 static const double MOST = 0.5;               /* of the answers in use, that a teacher who has no labels must give too */
 static const double OVERRULED = 0.005, EVENED_OVERRULED = 0.02; /* nats that answers in use tell more, by the share of them that it does not give */
@@ -85,65 +81,6 @@ void fit_count_prior(fit *f) {
 }
 
 /* ---- without labels ---- */
-
-/* Saerens, Latinne and Decaestecker 2002: the class frequencies under which posteriors (softmax of logits [count][classes]),
- * corrected for them, average to them; of every `step`-th sample from `first`. Drawn towards uniform when samples are few. */
-static void estimate_prior(fit *f, const float *logits, uint32_t first, uint32_t step, double *prior) {
-    uint32_t classes = perse_factory_classes(f->p->plan), stride = f->p->plan->classes, used = (f->all.count - first + step - 1) / step;
-    double uniform = 1.0 / classes, drawn = (double)classes / (classes + used);
-    for (uint32_t k = 0; k < stride; k++) prior[k] = k < classes ? uniform : 0;
-    for (int round = 0; round < PRIOR_ROUNDS; round++) {
-        double *next = f->prior + 2 * (size_t)stride, moved = 0;
-        for (uint32_t k = 0; k < classes; k++) next[k] = 0;
-        for (uint32_t j = first; j < f->all.count; j += step) {
-            double sum = 0;
-            perse_probabilities(logits + (size_t)j * stride, stride, 1, f->soft);
-            for (uint32_t k = 0; k < classes; k++) sum += f->soft[k] * prior[k];
-            for (uint32_t k = 0; k < classes; k++) next[k] += f->soft[k] * prior[k] / sum / used;
-        }
-        for (uint32_t k = 0; k < classes; k++) {
-            double value = (1 - drawn) * next[k] + drawn * uniform;
-            moved += fabs(value - prior[k]);
-            prior[k] = value;
-        }
-        if (moved < 1e-6) break;
-    }
-}
-
-/* What the teacher says of a sample once it knows the prior; written into out [classes]. */
-static int32_t corrected(const fit *f, uint32_t i, double trust, float *out) {
-    uint32_t classes = f->p->plan->classes, known = perse_factory_classes(f->p->plan);
-    const float *z = f->lab.teacher + (size_t)i * classes;
-    for (uint32_t k = 0; k < classes; k++) out[k] = z[k] + (k < known ? (float)(trust * log(f->prior[k] * known)) : 0);
-    return (int32_t)perse_argmax(out, classes);
-}
-
-static double apart(const fit *f) {
-    double sum = 0;
-    for (uint32_t k = 0; k < f->p->plan->classes; k++) sum += fabs(f->prior[k] - f->prior[f->p->plan->classes + k]) / 2;
-    return sum;
-}
-
-/* The estimate takes it that only class frequencies differ from the factory's. When the images look different too, it
- * explains that away with frequencies: then two halves of the samples disagree, or most early exits do, each asked for its
- * own estimate. */
-static perse_status prior_is_steady(fit *f, bool *steady) {
-    uint32_t classes = f->p->plan->classes, early = f->p->plan->exits - 1, agree = 0;
-    double *other = f->prior + classes;
-    estimate_prior(f, f->lab.teacher, 0, 2, f->prior);
-    estimate_prior(f, f->lab.teacher, 1, 2, other);
-    *steady = apart(f) <= HALVES_APART;
-    estimate_prior(f, f->lab.teacher, 0, 1, f->prior);
-    for (uint32_t e = 0; *steady && e < early; e++) {
-        const perse_pack_entry *entry = &f->p->spare.exit[e];
-        PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
-        scale_rows(f->lab.logits, (size_t)f->samples->count * classes, entry->temperature);
-        estimate_prior(f, f->lab.logits, 0, 1, other);
-        agree += apart(f) <= EXITS_APART;
-    }
-    *steady = *steady && (2 * agree > early || early == 0);
-    return PERSE_OK;
-}
 
 /* The person's final head may have learnt once, from labels or from answers that knew more: then it knows more than the
  * factory's, and starting from that one again would undo it. Class frequencies change its bias only. */
@@ -228,74 +165,58 @@ bool fit_sees_several(const fit *f) {
 }
 
 /* What the teacher says is right. */
-static void believe(fit *f) {
+void fit_believe(fit *f) {
     uint32_t classes = f->p->plan->classes;
     for (uint32_t i = 0; i < f->samples->count; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
 }
 
 /* lab.teacher and lab.truth are what an exit says, at temperature 1. */
-static perse_status ask(fit *f, uint32_t e, const perse_pack_entry *entry) {
+perse_status fit_ask(fit *f, uint32_t e, const perse_pack_entry *entry) {
     PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.teacher));
     scale_rows(f->lab.teacher, (size_t)f->samples->count * f->p->plan->classes, entry->temperature);
-    believe(f);
+    fit_believe(f);
     return PERSE_OK;
 }
 
-/* Similar samples are mostly of one class, however often it is met. Where only frequencies differ, answers that are evened out become
- * nearly the same with the correction and without; where it explains something else away, they do not. Leaves lab.teacher and
- * lab.truth evened out without it. */
-static perse_status neighbours_confirm(fit *f, bool *confirmed) {
-    uint32_t classes = f->p->plan->classes, final = f->p->plan->exits - 1, n = f->samples->count, changed = 0;
-    float share = f->o.neighbours > 0 ? f->o.neighbours : USUAL_SHARE;
-    PERSE_TRY(fit_find_neighbours(f));
-    for (uint32_t i = 0; i < n; i++) corrected(f, i, PRIOR_TRUST, f->lab.teacher + (size_t)i * classes);
-    fit_even_out(f, share);
-    for (uint32_t i = 0; i < n; i++) f->picked[i] = (uint32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
-    PERSE_TRY(ask(f, final, &f->p->spare.exit[final]));
-    fit_even_out(f, share);
-    believe(f);
-    for (uint32_t i = 0; i < n; i++) changed += f->picked[i] != (uint32_t)f->lab.truth[i];
-    *confirmed = changed <= EVENED_APART * n;
-    return PERSE_OK;
-}
-
-/* What the factory's final exit becomes: corrected for frequencies if they can be told, else evened out if it can be (lab.teacher
- * and lab.truth then are), else as it is. */
+/* What the factory's final exit becomes, in lab.teacher: corrected for frequencies if they can be told, else evened out if it may
+ * be, else as it is; so, too, where one class would be left, of which there is nothing to learn. */
 static perse_status choose_correction(fit *f, perse_teacher *name) {
-    bool steady, confirmed = false;
-    PERSE_TRY(prior_is_steady(f, &steady));
-    if (steady) PERSE_TRY(neighbours_confirm(f, &confirmed));
-    if (confirmed) *name = PERSE_TEACHER_PRIOR;
-    if (confirmed || f->o.neighbours == 0) return PERSE_OK;
-    if (!steady) {
-        PERSE_TRY(fit_find_neighbours(f));
+    uint32_t final = f->p->plan->exits - 1;
+    const perse_pack_entry *entry = &f->p->spare.exit[final];
+    bool believed;
+    PERSE_TRY(fit_estimate_frequencies(f, &believed));
+    PERSE_TRY(fit_ask(f, final, entry));
+    if (believed) {
+        *name = PERSE_TEACHER_PRIOR;
+        fit_correct(f);
+    } else if (f->o.neighbours > 0) {
+        *name = PERSE_TEACHER_NEAR;
         fit_even_out(f, f->o.neighbours);
-        believe(f);
+        fit_believe(f);
     }
-    if (fit_sees_several(f)) *name = PERSE_TEACHER_NEAR; /* of one class there is nothing to learn */
-    return PERSE_OK;
+    if (*name == PERSE_TEACHER_FINAL || fit_sees_several(f)) return PERSE_OK;
+    *name = PERSE_TEACHER_FINAL;
+    return fit_ask(f, final, entry);
 }
 
 /* The final exit (p->spare is the factory's), corrected for the person's class frequencies if they can be told, then
  * fresh's final exit says the same; if they cannot, evened out; or an exit that tells more. */
 perse_status fit_teach_without_labels(fit *f) {
-    uint32_t classes = f->p->plan->classes, n = f->samples->count, final = f->p->plan->exits - 1, teacher = final;
+    uint32_t classes = f->p->plan->classes, final = f->p->plan->exits - 1, teacher = final;
     bool learnt = final_has_learnt(f);
     if (!learnt) PERSE_TRY(who_teaches(f, &teacher));
     const perse_pack_entry *source = learnt ? &f->p->live.exit[final] : &f->p->spare.exit[teacher];
     perse_pack_entry *fresh = &f->fresh.exit[final];
     perse_teacher name = learnt ? PERSE_TEACHER_PERSONAL : teacher != final ? PERSE_TEACHER_EARLY : PERSE_TEACHER_FINAL;
-    PERSE_TRY(ask(f, teacher, source));
+    PERSE_TRY(fit_ask(f, teacher, source));
     if (name == PERSE_TEACHER_FINAL && !f->plain) PERSE_TRY(choose_correction(f, &name));
     f->report->teacher = name;
-    bool prior = name == PERSE_TEACHER_PRIOR;
-    uint32_t known = prior ? perse_factory_classes(f->p->plan) : perse_named_classes(f->p->plan, &f->p->live);
-    for (uint32_t k = 0; !prior && k < classes; k++) f->prior[k] = k < known ? 1.0 / known : 0;
-    if (name == PERSE_TEACHER_EARLY || name == PERSE_TEACHER_NEAR) return PERSE_OK;
-    PERSE_TRY(ask(f, teacher, source)); /* again: it may have been evened out */
+    bool by_frequency = name == PERSE_TEACHER_PRIOR;
+    uint32_t known = perse_named_classes(f->p->plan, &f->p->live);
+    for (uint32_t k = 0; !by_frequency && k < classes; k++) f->prior[k] = k < known ? 1.0 / known : 0;
+    if (name == PERSE_TEACHER_EARLY || name == PERSE_TEACHER_NEAR) return PERSE_OK; /* the final exit learns from it */
     perse_head_copy(&fresh->head, &source->head, f->p->plan->exit[final].features, classes);
     fresh->temperature = source->temperature;
-    for (uint32_t k = 0; k < known; k++) fresh->head.bias[k] += (float)(source->temperature * PRIOR_TRUST * log(f->prior[k] * known));
-    for (uint32_t i = 0; prior && i < n; i++) f->lab.truth[i] = corrected(f, i, PRIOR_TRUST, f->lab.teacher + (size_t)i * classes);
+    for (uint32_t k = 0; by_frequency && k < classes; k++) fresh->head.bias[k] += source->temperature * fit_frequency_bias(f, k);
     return PERSE_OK;
 }

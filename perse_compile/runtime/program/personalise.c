@@ -147,11 +147,9 @@ static bool any_label(const images *all) {
 
 static perse_estimate estimate_fit(const options *o, perse *p, uint32_t images, bool labelled) {
     perse_estimate e;
-    perse_fit_options fit = o->fit;
-    if (labelled) fit.neighbours = 0; /* they count without labels only */
     size_t size = perse_estimate_size(p);
     void *memory = take_memory(size);
-    check(perse_estimate_fit(p, images, samples_with_cache(o, p, images), &fit, memory, size, &e));
+    check(perse_estimate_fit(p, images, samples_with_cache(o, p, images), labelled, &o->fit, memory, size, &e));
     free(memory);
     return e;
 }
