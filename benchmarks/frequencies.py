@@ -1,6 +1,6 @@
 """When class frequencies that were estimated without labels can be believed: rules for that, on simulated people.
 
-    python benchmarks/frequencies.py PROGRAM IMAGES.npz [--users 10] [--seeds 6] [--samples 300] [--test 600]
+    python benchmarks/frequencies.py PROGRAM IMAGES.npz [--users 8] [--seeds 6] [--samples 300] [--test 600]
 
 PROGRAM is a .perse file with trained exits (no bottlenecks), IMAGES.npz labelled images that it never saw. What the
 final exit gains by the correction (runtime/frequencies.c), over a person's images and others of theirs, is compared
@@ -180,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
     parser.add_argument("data", type=Path)
-    for name, value in (("users", 10), ("seeds", 6), ("samples", 300), ("test", 600)):
+    for name, value in (("users", 8), ("seeds", 6), ("samples", 300), ("test", 600)):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     program = Program.load(given.program)

@@ -666,6 +666,22 @@ static void test_neighbours_check_frequencies(void) {
     perse_close(p);
 }
 
+/* Who meets nearly one class only may be left with it once frequencies count: then answers are learnt from as they are. */
+static void test_frequencies_leave_one_class(void) {
+    enum { COMMON = 12, RARE = 292, FEW = 10 }; /* class 1 surely; as good as class 1 */
+    perse *p = open_with(1);
+    perse_fit_options o = perse_fit_defaults();
+    perse_report r;
+    load_user(p, "generic.raw");
+    float common[FEATURES], rare[FEATURES];
+    memcpy(common, features + COMMON * FEATURES, sizeof common);
+    memcpy(rare, features + RARE * FEATURES, sizeof rare);
+    for (int i = 0; i < USERS; i++) memcpy(features + i * FEATURES, i < FEW ? rare : common, sizeof common);
+    EXPECT(PERSE_OK, fit_with(p, USERS, NULL, &o, &r));
+    CHECK(r.teacher == PERSE_TEACHER_FINAL && fabsf(prior[1] - 1.0f / KNOWN) < 1e-6f);
+    perse_close(p);
+}
+
 /* Evened out, all answers may be of one class: then they are learnt from as they are. */
 static void test_evened_out_to_one_class(void) {
     enum { FINAL = FEATURES - 32 };
@@ -1225,7 +1241,7 @@ int main(int argc, char **argv) {
 #define TEST(name) {#name, test_##name}
     static const struct { const char *name; void (*run)(void); } tests[] = {
         TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
-        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(even_out), TEST(neighbours_check_frequencies), TEST(evened_out_to_one_class), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
+        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(even_out), TEST(neighbours_check_frequencies), TEST(frequencies_leave_one_class), TEST(evened_out_to_one_class), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
         TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),
