@@ -41,6 +41,7 @@ class Person:
     """What the correction does to one, and what can be known of it without labels."""
 
     severe: bool
+    images: int
     gain: float  # share of answers that become right
     halves: float  # total variation of the frequencies by one half of the images and by the other
     exits: tuple[float, ...]  # of each early exit's own estimate and the final exit's
@@ -51,24 +52,34 @@ class Person:
 Rule = Callable[[Person], bool]
 
 
-def rule(exits: float = 1, *, all_exits: bool = False, changed: float = 1, evened: float = 1) -> Rule:
-    """Halves agree to 0.2, most early exits to `exits`, and at most those shares of the answers change."""
+def at_most(share: float, limit: float, images: int) -> bool:
+    """Surely: one-sided, 95 %."""
+    return share + 1.645 * (share * (1 - share) / images) ** 0.5 <= limit
+
+
+def rule(exits: float = 1, changed: float = 1, evened: float = 1) -> Rule:
+    """Halves agree to 0.2, most early exits to `exits`, and surely at most those shares of the answers change."""
 
     def believed(p: Person) -> bool:
-        agree, needed = sum(x <= exits for x in p.exits), len(p.exits) if all_exits else len(p.exits) // 2 + 1
-        return p.halves <= 0.2 and agree >= min(needed, len(p.exits)) and p.changed <= changed and p.evened <= evened
+        agree, early = sum(x <= exits for x in p.exits), len(p.exits)
+        counted = at_most(p.changed, changed, p.images) and at_most(p.evened, evened, p.images)
+        return p.halves <= 0.2 and (2 * agree > early or early == 0) and counted
 
     return believed
 
 
 RULES: dict[str, Rule] = {
     "nothing else": rule(),
-    "every exit 0.1, 10 % of the answers changed": rule(0.1, all_exits=True, changed=0.1),
-    "most exits 0.06": rule(0.06),
-    "9 % changed once evened out": rule(evened=0.09),
-    "**most exits 0.06, 9 % once evened out, 20 % before**": rule(0.06, changed=0.2, evened=0.09),
-    "most exits 0.08, 9 %, 20 %": rule(0.08, changed=0.2, evened=0.09),
-    "most exits 0.06, 12 %, 20 %": rule(0.06, changed=0.2, evened=0.12),
+    "every exit 0.1, 10 % changed (not: surely)": lambda p: (
+        p.halves <= 0.2 and max(p.exits, default=0) <= 0.1 and p.changed <= 0.1
+    ),
+    "most exits 0.06": rule(exits=0.06),
+    "10 % changed once evened out": rule(evened=0.1),
+    "most exits 0.06, 10 % once evened out": rule(exits=0.06, evened=0.1),
+    "**most exits 0.06, 10 % once evened out, 18 % before**": rule(exits=0.06, evened=0.1, changed=0.18),
+    "most exits 0.08, 10 %, 18 %": rule(exits=0.08, evened=0.1, changed=0.18),
+    "most exits 0.06, 13 %, 18 %": rule(exits=0.06, evened=0.13, changed=0.18),
+    "most exits 0.06, 10 %, 25 %": rule(exits=0.06, evened=0.1, changed=0.25),
 }
 
 
@@ -153,6 +164,7 @@ def person(program: Program, user: User, images: Images) -> Person | None:
     lost = (undisturbed[-1].argmax(1) == test.labels).mean() - (later[-1].argmax(1) == test.labels).mean()
     return Person(
         severe=bool(lost > SEVERE),
+        images=len(before),
         gain=float(right[1].mean() - right[0].mean()),
         halves=apart(frequencies(before[::2]), frequencies(before[1::2])),
         exits=tuple(apart(own, frequencies(early)) for early in said[:-1]),

@@ -6,7 +6,8 @@
 enum { ROUNDS = 200 };
 static const double TRUST = 0.8; /* share of the correction that is used: nearly all of the gain, less of the harm */
 static const double HALVES_APART = 0.2, EXITS_APART = 0.06; /* total variation of frequencies */
-static const double MOST_CHANGED = 0.2, MOST_EVENED_CHANGED = 0.09; /* share of answers that the correction may change */
+static const double MOST_CHANGED = 0.18, MOST_EVENED_CHANGED = 0.1; /* share of answers that the correction may change, surely no more */
+static const double SURE = 1.645; /* standard errors: one-sided, 95 % */
 static const float SHARE = 0.8f; /* of neighbours */
 
 /* Saerens, Latinne and Decaestecker 2002: the class frequencies under which posteriors (softmax of logits [count][classes]),
@@ -80,10 +81,12 @@ static void note(const fit *f, uint32_t *labels) {
     for (uint32_t i = 0; i < f->samples->count; i++) labels[i] = (uint32_t)f->lab.truth[i];
 }
 
-static double changed(const fit *f, const uint32_t *labels) {
+/* Surely no more than this share of the labels noted: few samples say little of that. */
+static bool few_changed(const fit *f, const uint32_t *noted, double most) {
     uint32_t n = f->samples->count, count = 0;
-    for (uint32_t i = 0; i < n; i++) count += labels[i] != (uint32_t)f->lab.truth[i];
-    return (double)count / n;
+    for (uint32_t i = 0; i < n; i++) count += noted[i] != (uint32_t)f->lab.truth[i];
+    double share = (double)count / n;
+    return share + SURE * sqrt(share * (1 - share) / n) <= most;
 }
 
 /* Similar samples are mostly of one class, however often it is met. Where only frequencies differ, answers that are evened out
@@ -93,14 +96,14 @@ static perse_status neighbours_confirm(fit *f, bool *confirmed) {
     uint32_t final = f->p->plan->exits - 1, *noted = f->picked;
     note(f, noted);
     fit_correct(f);
-    bool few = changed(f, noted) <= MOST_CHANGED;
+    bool few = few_changed(f, noted, MOST_CHANGED);
     fit_even_out(f, SHARE);
     fit_believe(f);
     note(f, noted);
     PERSE_TRY(fit_ask(f, final, &f->p->spare.exit[final]));
     fit_even_out(f, SHARE);
     fit_believe(f);
-    *confirmed = few && fit_sees_several(f) && changed(f, noted) <= MOST_EVENED_CHANGED;
+    *confirmed = few && fit_sees_several(f) && few_changed(f, noted, MOST_EVENED_CHANGED);
     return PERSE_OK;
 }
 
