@@ -15,7 +15,7 @@ RUNTIME = Path(__file__).parent.parent / "runtime"
 PROGRAM = RUNTIME / "program"  # what the executable has more than the library
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 FLAGS = ["-g0", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections", "-fPIC", "-pthread",
-         "-fno-asynchronous-unwind-tables"]  # fmt: skip
+         "-fno-unwind-tables", "-fno-asynchronous-unwind-tables"]  # fmt: skip
 # sources with loops over pixels, features, or bytes
 BUSY = {"answer", "base", "half", "levels", "likeness", "perse", "threads"}
 
