@@ -25,6 +25,9 @@ from perse_compile.personalise.users import POPULATIONS, Sizes, User, seen_by, s
 
 TRAIN = 300
 OTHER_CAMERA = Shift(contrast=1, rotation=0.7, noise=0.5)
+THIRD_CAMERA = Shift(exposure=1, blur=0.8, noise=0.7)
+SEVERE = (Shift(rotation=-1), Shift(noise=1), Shift(rotation=1), Shift(blur=1), Shift(rotation=0.8, noise=0.3))
+SEVERITIES = (0.35, 0.5, 0.7, 0.9)
 MOST_TESTS = 1500  # of people who are like the training images
 HARM = -0.005
 
@@ -75,17 +78,38 @@ def like_training_unlabelled(user: User, images: Images, random: np.random.Gener
 
 def two_cameras(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
     """Every other training image came from another camera; the tests are all of the person's own."""
-    return _mixed(user, images, 1.0)
+    return _mixed(user, images, 1.0, OTHER_CAMERA)
 
 
 def two_cameras_unlabelled(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
-    return _mixed(user, images, 0.0)
+    return _mixed(user, images, 0.0, OTHER_CAMERA)
+
+
+def another_second_camera_unlabelled(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    """Likewise, one that the network may understand."""
+    return _mixed(user, images, 0.0, _severe(random))
+
+
+def three_cameras_unlabelled(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    return _mixed(user, images, 0.0, OTHER_CAMERA, THIRD_CAMERA)
+
+
+def severe_camera_unlabelled(user: User, images: Images, random: np.random.Generator) -> tuple[Images, User]:
+    """One camera, but one that the network hardly understands."""
+    severe = replace(user, shift=_severe(random))
+    return seen_by(severe, images, "train", labels=0.0), severe
 
 
 TROUBLES: tuple[Trouble, ...] = (
     wrong_labels, random_labels, five_samples, five_labels, one_class, one_class_unlabelled, like_training,
-    like_training_unlabelled, two_cameras, two_cameras_unlabelled,
+    like_training_unlabelled, two_cameras, two_cameras_unlabelled, another_second_camera_unlabelled,
+    three_cameras_unlabelled, severe_camera_unlabelled,
 )  # fmt: skip
+
+
+def _severe(random: np.random.Generator) -> Shift:
+    camera, severity = SEVERE[random.integers(len(SEVERE))], float(random.choice(SEVERITIES))
+    return Shift(**{name: severity * full for name, full in camera})
 
 
 def _of_one_class(user: User, images: Images, labelled: bool) -> tuple[Images, User]:
@@ -105,11 +129,12 @@ def _generic(user: User, images: Images, labels: float) -> tuple[Images, User]:
     return seen_by(same, images, "train", labels=labels), same
 
 
-def _mixed(user: User, images: Images, labels: float) -> tuple[Images, User]:
+def _mixed(user: User, images: Images, labels: float, *others: Shift) -> tuple[Images, User]:
+    """One training image from each camera in turn."""
     own = seen_by(user, images, "train", labels=labels)
-    other = seen_by(replace(user, shift=OTHER_CAMERA), images, "train", labels=labels)
-    pixels = own.pixels.copy()
-    pixels[1::2] = other.pixels[1::2]
+    pixels, turns = own.pixels.copy(), 1 + len(others)
+    for turn, camera in enumerate(others, 1):
+        pixels[turn::turns] = seen_by(replace(user, shift=camera), images, "train").pixels[turn::turns]
     return replace(own, pixels=pixels), user
 
 

@@ -1,16 +1,11 @@
-/* fit.c - personalisation: a teacher, every head cross-fitted, temperatures and thresholds, and a gate. */
+/* fit.c - personalisation: a teacher, every head cross-fitted, temperatures and thresholds, and a gate (gate.c). */
 #include "fit.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FEWEST_SAMPLES = 20, FEWEST_LABELS = 10 };
-static const double SURE = 1.645;         /* standard errors: one-sided, 95 % */
-static const double LEAST_LIKELY = 1e-3;  /* that a single answer can cost in the comparison of likelihoods */
-static const double WORTH_IT = 0.02;      /* nats of mean log-probability, where no more answers are right */
-static const double SAME_COST = 0.005;    /* of the full network's */
-static const double WORSE = 0.005;        /* of the answers, that a cascade which only gains time may surely not lose */
+enum { FEWEST_LABELS = 10 };
 
 perse_fit_options perse_fit_defaults(void) {
     return (perse_fit_options){.epochs = 40, .folds = 4, .learning_rate = 0.5f, .momentum = 0.9f, .decay = 1e-3f,
@@ -45,6 +40,8 @@ static void carve_fit(perse_carver *c, const perse_plan *plan, uint32_t count, f
     f->near = perse_carve(c, count, sizeof *f->near);
     f->block = perse_carve(c, (uint64_t)widest * PERSE_BLOCK, sizeof *f->block);
     f->change = perse_carve(c, plan->classes, sizeof *f->change);
+    f->kind = perse_carve(c, count, sizeof *f->kind);
+    f->crossing = perse_carve(c, (uint64_t)2 * count, sizeof *f->crossing);
     f->fold = perse_carve(c, count, sizeof *f->fold);
     f->index = perse_carve(c, count, sizeof *f->index);
     f->picked = perse_carve(c, (uint64_t)2 * count, sizeof *f->picked);
@@ -80,18 +77,23 @@ static int by_stratum(const void *left, const void *right) {
 /* Samples in order of what counts as right, shuffled within, are dealt out to the folds: each has its share of each
  * class. With labels, only they judge. */
 static perse_status deal(fit *f) {
-    uint32_t n = f->samples->count, judges = 0, others = n;
-    for (uint32_t i = 0; i < n; i++)
-        f->tickets[i] = (fit_ticket){(uint32_t)f->lab.truth[i], i, perse_random(&f->random)}; /* unknown sorts last */
+    uint32_t n = f->all.count, judges = 0, others = n;
+    for (uint32_t j = 0; j < n; j++) {
+        uint32_t i = f->all.index[j];
+        f->tickets[j] = (fit_ticket){(uint32_t)f->lab.truth[i], i, perse_random(&f->random)}; /* unknown sorts last */
+    }
     qsort(f->tickets, n, sizeof *f->tickets, by_stratum);
+    for (uint32_t i = 0; i < f->samples->count; i++) f->fold[i] = FIT_LEFT_OUT;
     for (uint32_t j = 0; j < n; j++) f->fold[f->tickets[j].sample] = j % f->o.folds;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < f->samples->count; i++) {
+        if (f->fold[i] == FIT_LEFT_OUT) continue;
         if (f->lab.truth[i] >= 0) f->index[judges++] = i;
         else f->index[--others] = i;
     }
     f->judges = (perse_slice){f->index, judges};
     f->all = (perse_slice){f->index, n};
     f->report->train = n;
+    f->report->left_out = f->samples->count - n;
     f->report->judged = judges;
     return f->lab.labelled && judges < FEWEST_LABELS ? perse_fail(PERSE_TOO_FEW_SAMPLES, "labels") : PERSE_OK;
 }
@@ -142,121 +144,6 @@ static perse_status choose_head(fit *f, uint32_t e) {
     return answer(f, e, f->all, fresh->temperature, f->after, f->likely_after);
 }
 
-/* ---- the gate ---- */
-
-/* Are answers and labels related at all (Cohen's kappa, three standard deviations above chance)? Those of the final exit:
- * no threshold was chosen for them, and nobody taught it who knew other samples' labels. */
-static bool beats_chance(const fit *f) {
-    uint32_t n = f->judges.count;
-    const perse_answer *answers = f->after + (size_t)(f->p->plan->exits - 1) * f->samples->count;
-    double chance = 0, right = 0;
-    for (uint32_t k = 0; k < f->p->plan->classes; k++) {
-        double said = 0, true_ = 0;
-        for (uint32_t j = 0; j < n; j++) {
-            said += answers[f->judges.index[j]].label == (int)k;
-            true_ += f->lab.truth[f->judges.index[j]] == (int32_t)k;
-        }
-        chance += said / n * true_ / n;
-    }
-    for (uint32_t j = 0; j < n; j++) right += answers[f->judges.index[j]].label == f->lab.truth[f->judges.index[j]];
-    return right / n > chance + 3 * sqrt(chance * (1 - chance) / n);
-}
-
-uint32_t fit_who_answers(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i) {
-    uint32_t e = 0, final = f->p->plan->exits - 1;
-    while (e < final && !(pack->exit[e].enabled && answers[(size_t)e * f->samples->count + i].confidence >= pack->exit[e].threshold)) e++;
-    return e;
-}
-
-/* Who answers each sample, by thresholds fitted on the other folds: thresholds too are judged on samples that they have
- * not seen. report->after and shares are of these; then fits the thresholds on all. */
-static void cross_fit_thresholds(fit *f, perse_aim aim) {
-    perse_report *r = f->report;
-    uint32_t exits = f->p->plan->exits;
-    for (uint32_t fold = 0; fold < f->o.folds; fold++) {
-        perse_lab_thresholds(&f->lab, &f->fresh, fit_pick(f, fold, false, false, f->picked), aim, f->after);
-        uint32_t judges = 0;
-        for (uint32_t j = 0; j < f->judges.count; j++) {
-            uint32_t i = f->judges.index[j];
-            if (f->fold[i] != fold) continue;
-            f->picked[judges++] = i;
-            f->who[i] = fit_who_answers(f, &f->fresh, f->after, i);
-        }
-        perse_figures of_fold = perse_lab_cascade(&f->lab, &f->fresh, (perse_slice){f->picked, judges}, f->after, f->share);
-        double part = (double)judges / f->judges.count;
-        r->after.accuracy += part * of_fold.accuracy;
-        r->after.cost += part * of_fold.cost;
-        for (uint32_t e = 0; e < exits; e++) r->exits[e].share_after += part * f->share[e];
-    }
-    perse_lab_thresholds(&f->lab, &f->fresh, f->all, aim, f->after);
-}
-
-/* Of a difference between the new and the old cascade, sample by sample: the mean, and how sure it is. */
-typedef struct {
-    double mean, error;
-} paired;
-
-static paired compare(const fit *f, bool likelihood) {
-    double sum = 0, squares = 0, n = f->judges.count;
-    for (uint32_t j = 0; j < f->judges.count; j++) {
-        uint32_t i = f->judges.index[j];
-        size_t old = (size_t)fit_who_answers(f, &f->p->live, f->before, i) * f->samples->count + i;
-        size_t new = (size_t)f->who[i] * f->samples->count + i;
-        double d = likelihood ? log((f->likely_after[new] + LEAST_LIKELY) / (f->likely_before[old] + LEAST_LIKELY))
-                              : (f->after[new].label == f->lab.truth[i]) - (f->before[old].label == f->lab.truth[i]);
-        sum += d;
-        squares += d * d;
-    }
-    return (paired){sum / n, sqrt((squares - sum * sum / n) / n / (n > 1 ? n - 1 : 1))};
-}
-
-/* Better is what is surely more likely to be right and not less often right; or as often right, surely not much less (nor
- * than early answers may lose), and cheaper. Without labels, right is what the teacher says: going on to it more often is
- * agreement too, so that a costlier cascade must surely gain more than early answers may lose. Not where the final exit learns like
- * the others from answers that were evened out: it has no advantage there. */
-static perse_verdict decide(const fit *f, bool contradicted) {
-    const perse_report *r = f->report;
-    paired right = compare(f, false), likely = compare(f, true);
-    bool surely_better = likely.mean - SURE * likely.error > 0 && right.mean > -1e-9 && (right.mean > 1e-9 || likely.mean > WORTH_IT);
-    bool as_good = right.mean > -1e-9 && right.mean - SURE * right.error > -fmin(f->o.max_drop, WORSE) - 1e-9;
-    bool cheaper = r->after.cost < r->before.cost - SAME_COST, costlier = r->after.cost > r->before.cost + SAME_COST;
-    if (contradicted) return PERSE_CONTRADICTED;
-    if (!f->lab.labelled && costlier && r->teacher != PERSE_TEACHER_NEAR)
-        surely_better = surely_better && right.mean - SURE * right.error > f->o.max_drop;
-    if (!surely_better && !(as_good && cheaper)) return right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
-    return f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
-}
-
-/* Against the factory's final exit, early answers may lose what the person's own is better, less a standard error: few
- * labels say little of that. */
-static perse_aim aim(const fit *f) {
-    double better = 0;
-    if (f->lab.labelled && f->o.against == PERSE_AGAINST_FACTORY) better = f->report->exits[f->p->plan->exits - 1].accuracy_after - f->factory;
-    if (better > 0) better -= sqrt(better * (1 - better) / f->judges.count);
-    return (perse_aim){f->o.max_drop + fmax(better, 0), f->o.max_cost, f->share};
-}
-
-static perse_status gate(fit *f) {
-    const perse_plan *plan = f->p->plan;
-    perse_report *r = f->report;
-    size_t final = (size_t)(plan->exits - 1) * f->samples->count;
-    bool contradicted = false;
-    PERSE_TRY(fit_tell(f, "gate", 0, 1));
-    for (uint32_t i = 0; i < f->samples->count; i++) /* for thresholds the final exit speaks for samples without a label */
-        if (f->lab.truth[i] < 0) f->lab.truth[i] = f->after[final + i].label;
-    cross_fit_thresholds(f, aim(f));
-    r->before = perse_lab_cascade(&f->lab, &f->p->live, f->judges, f->before, f->share);
-    for (uint32_t e = 0; e < plan->exits; e++) {
-        r->exits[e].share_before = f->share[e];
-        r->exits[e].enabled = f->fresh.exit[e].enabled;
-        r->exits[e].temperature = f->fresh.exit[e].temperature;
-        r->exits[e].threshold = f->fresh.exit[e].threshold;
-    }
-    if (!f->lab.labelled) PERSE_TRY(fit_is_contradicted(f, &contradicted));
-    r->verdict = fit_judge_classes(f, decide(f, contradicted));
-    return fit_tell(f, "gate", 1, 1);
-}
-
 /* ---- the whole ---- */
 
 static bool options_are_sound(const perse_fit_options *o) {
@@ -271,10 +158,11 @@ static bool options_are_sound(const perse_fit_options *o) {
 static perse_status prepare(fit *f) {
     perse *p = f->p;
     uint32_t final = p->plan->exits - 1, n = f->samples->count;
-    for (uint32_t i = 0; i < n; i++) f->index[i] = i;
-    f->all = (perse_slice){f->index, n};
+    for (uint32_t i = 0; !f->plain && i < n; i++) f->index[i] = i;
+    if (!f->plain) f->all = (perse_slice){f->index, n};
     PERSE_TRY(fit_tell(f, "teacher", 0, 1));
     PERSE_TRY(perse_factory(p, &p->spare));
+    if (!f->lab.labelled && !f->plain) PERSE_TRY(fit_find_kinds(f));
     if (f->lab.labelled) {
         PERSE_TRY(perse_lab_logits(&f->lab, final, &p->spare.exit[final].head, f->all, f->lab.teacher));
         for (uint32_t i = 0; i < n; i++) f->lab.truth[i] = fit_label(f, i);
@@ -315,6 +203,10 @@ static perse_status learn_final(fit *f) {
 
 static perse_status personalise(fit *f) {
     perse *p = f->p;
+    perse_exit_report *exits = f->report->exits;
+    *f->report = (perse_report){.labelled = f->lab.labelled, .exits = exits, .prior = f->report->prior, .recognised = f->report->recognised};
+    memset(exits, 0, p->plan->exits * sizeof *exits);
+    f->random = f->o.seed;
     PERSE_TRY(prepare(f));
     PERSE_TRY(learn_final(f));
     fit_weigh(f);
@@ -324,7 +216,7 @@ static perse_status personalise(fit *f) {
         PERSE_TRY(fit_learn(f, e, false));
         PERSE_TRY(choose_head(f, e));
     }
-    PERSE_TRY(gate(f));
+    PERSE_TRY(fit_gate(f));
     for (uint32_t k = 0; f->report->prior != NULL && k < p->plan->classes; k++) f->report->prior[k] = (float)f->prior[k];
     if (f->report->verdict != PERSE_BETTER) return PERSE_OK;
     f->fresh.generation = p->live.generation + 1;
@@ -332,113 +224,23 @@ static perse_status personalise(fit *f) {
     return PERSE_OK;
 }
 
-static perse_status fit_once(perse *p, const perse_samples *samples, const perse_fit_options *options, bool plain, void *memory,
-                             size_t size, perse_report *report) {
+/* What is refused with answers evened out may still be worth its time with the final exit's answers as they are. */
+perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
+                       perse_report *report) {
     if (p == NULL || samples == NULL || options == NULL || memory == NULL || report == NULL || report->exits == NULL ||
         !options_are_sound(options))
         return perse_fail(PERSE_BAD_ARGUMENT, "");
-    fit f = {.p = p, .samples = samples, .o = *options, .plain = plain, .report = report, .random = options->seed};
+    fit f = {.p = p, .samples = samples, .o = *options, .report = report};
     PERSE_TRY(perse_check_samples(p, samples, &f.lab.labelled));
-    if (samples->count < FEWEST_SAMPLES) return perse_fail(PERSE_TOO_FEW_SAMPLES, "");
+    if (samples->count < PERSE_FEWEST_SAMPLES) return perse_fail(PERSE_TOO_FEW_SAMPLES, "");
     perse_carver c = perse_carve_in(memory, size);
     carve_fit(&c, p->plan, samples->count, &f);
     if (c.used == SIZE_MAX) return perse_fail(PERSE_OUT_OF_MEMORY, "perse_fit_size");
     f.lab.p = p;
     f.lab.samples = samples;
-    perse_exit_report *exits = report->exits;
-    *report = (perse_report){.labelled = f.lab.labelled, .exits = exits, .prior = report->prior, .recognised = report->recognised};
     PERSE_TRY(fit_check_classes(&f));
-    memset(exits, 0, p->plan->exits * sizeof *exits);
-    return personalise(&f);
-}
-
-/* What is refused with answers evened out may still be worth its time with the final exit's answers as they are. */
-perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_options *options, void *memory, size_t size,
-                       perse_report *report) {
-    PERSE_TRY(fit_once(p, samples, options, false, memory, size, report));
+    PERSE_TRY(personalise(&f));
     if (report->teacher != PERSE_TEACHER_NEAR || report->verdict == PERSE_BETTER) return PERSE_OK;
-    return fit_once(p, samples, options, true, memory, size, report);
-}
-
-/* ---- calibration alone ---- */
-
-typedef struct {
-    perse_lab lab;
-    perse_answer *before, *after; /* [exits][count] */
-    double *share;                /* [exits] */
-    uint32_t *index;              /* [count] */
-} calibration;
-
-static void carve_calibration(perse_carver *c, const perse_plan *plan, uint32_t count, calibration *a) {
-    perse_lab_carve(c, plan, count, &a->lab);
-    a->before = perse_carve(c, (uint64_t)count * plan->exits, sizeof *a->before);
-    a->after = perse_carve(c, (uint64_t)count * plan->exits, sizeof *a->after);
-    a->share = perse_carve(c, plan->exits, sizeof *a->share);
-    a->index = perse_carve(c, count, sizeof *a->index);
-}
-
-size_t perse_calibrate_size(const perse *p, uint32_t count) {
-    if (p == NULL) return 0;
-    calibration a = {0};
-    perse_carver c = {NULL, 0, 0};
-    carve_calibration(&c, p->plan, count, &a);
-    return perse_carved_size(&c);
-}
-
-/* What is right: the labels, or what the final exit says. Samples without a label do not count then. */
-static perse_status find_truth(calibration *a, perse_slice *slice) {
-    const perse_plan *plan = a->lab.p->plan;
-    const perse_samples *s = a->lab.samples;
-    const perse_pack_entry *final = &a->lab.p->live.exit[plan->exits - 1];
-    for (uint32_t i = 0; i < s->count; i++) a->index[i] = i;
-    *slice = (perse_slice){a->index, s->count};
-    PERSE_TRY(perse_lab_logits(&a->lab, plan->exits - 1, &final->head, *slice, a->lab.teacher));
-    for (size_t i = 0; i < (size_t)s->count * plan->classes; i++) a->lab.teacher[i] /= final->temperature;
-    slice->count = 0;
-    for (uint32_t i = 0; i < s->count; i++) {
-        a->lab.truth[i] = a->lab.labelled ? s->labels[i] : (int32_t)perse_argmax(a->lab.teacher + (size_t)i * plan->classes, plan->classes);
-        if (a->lab.truth[i] >= 0) a->index[slice->count++] = i;
-    }
-    return slice->count < FEWEST_SAMPLES ? perse_fail(PERSE_TOO_FEW_SAMPLES, "") : PERSE_OK;
-}
-
-static perse_status calibrate(calibration *a, perse_aim aim, perse_report *r) {
-    perse *p = a->lab.p;
-    const perse_plan *plan = p->plan;
-    perse_slice slice;
-    PERSE_TRY(find_truth(a, &slice));
-    PERSE_TRY(perse_lab_answers(&a->lab, &p->live, slice, a->before));
-    r->judged = slice.count;
-    r->before = perse_lab_cascade(&a->lab, &p->live, slice, a->before, a->share);
-    for (uint32_t e = 0; e < plan->exits; e++) r->exits[e].share_before = a->share[e];
-    perse_pack_copy(plan, &p->spare, &p->live);
-    aim.share = a->share;
-    PERSE_TRY(perse_lab_calibrate(&a->lab, &p->spare, slice, aim, a->after));
-    r->after = perse_lab_cascade(&a->lab, &p->spare, slice, a->after, a->share);
-    p->spare.generation++;
-    perse_pack_copy(plan, &p->live, &p->spare);
-    for (uint32_t e = 0; e < plan->exits; e++) {
-        double accuracy = perse_lab_accuracy(&a->lab, slice, a->before + (size_t)e * a->lab.samples->count);
-        const perse_pack_entry *entry = &p->live.exit[e];
-        r->exits[e] = (perse_exit_report){.accuracy_before = accuracy, .accuracy_after = accuracy, .share_before = r->exits[e].share_before,
-                                          .share_after = a->share[e], .enabled = entry->enabled,
-                                          .temperature = entry->temperature, .threshold = entry->threshold};
-    }
-    return PERSE_OK;
-}
-
-perse_status perse_calibrate(perse *p, const perse_samples *samples, float max_drop, float max_cost, void *memory, size_t size,
-                             perse_report *report) {
-    if (p == NULL || samples == NULL || memory == NULL || report == NULL || report->exits == NULL || !(max_drop >= 0 && max_drop <= 1) ||
-        !(max_cost >= 0 && max_cost <= 1))
-        return perse_fail(PERSE_BAD_ARGUMENT, "");
-    calibration a = {0};
-    PERSE_TRY(perse_check_samples(p, samples, &a.lab.labelled));
-    perse_carver c = perse_carve_in(memory, size);
-    carve_calibration(&c, p->plan, samples->count, &a);
-    if (c.used == SIZE_MAX) return perse_fail(PERSE_OUT_OF_MEMORY, "perse_calibrate_size");
-    a.lab.p = p;
-    a.lab.samples = samples;
-    *report = (perse_report){.labelled = a.lab.labelled, .exits = report->exits, .prior = report->prior};
-    return calibrate(&a, (perse_aim){max_drop, max_cost, NULL}, report);
+    f.plain = true;
+    return personalise(&f);
 }

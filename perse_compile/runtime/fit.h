@@ -1,5 +1,5 @@
-/* fit.h - what the files of a fit share: fit.c (the whole, and the gate), teacher.c, frequencies.c, neighbours.c,
- * learn.c, fit_classes.c. */
+/* fit.h - what the files of a fit share: fit.c (the whole), teacher.c, frequencies.c, neighbours.c, kinds.c, learn.c,
+ * fit_classes.c, gate.c. */
 #ifndef PERSE_FIT_H
 #define PERSE_FIT_H
 #include "inside.h"
@@ -16,6 +16,8 @@ typedef struct {
     uint32_t sample[FIT_NEAR + 1];
     float likeness[FIT_NEAR + 1];
 } fit_near;
+
+#define FIT_LEFT_OUT UINT32_MAX
 
 enum { FIT_KNOWN, FIT_FREE, FIT_HELD }; /* a class that changes; is new; that no label shows and that stays */
 
@@ -41,19 +43,20 @@ typedef struct {
     float *block;        /* [features of the widest exit][PERSE_BLOCK]: samples that are compared */
     uint8_t *change;     /* [classes] of FIT_...: see fit_classes.c */
     bool own_classes;    /* there are some that the network never had */
-    uint32_t *fold;      /* [count] of each sample */
+    uint8_t *kind;       /* [count] 0 or 1: see kinds.c */
+    bool two_kinds;
+    int32_t *crossing;   /* [2][count] */
+    uint32_t *fold;      /* [count] of each sample, or FIT_LEFT_OUT */
     uint32_t *index;     /* [count]: the samples that judge, then the others */
     uint32_t *picked;    /* [2][count]: samples that train, samples that do not; of a teacher, labels */
     uint32_t *who;       /* [count]: the exit that answers a sample which judges */
-    perse_slice judges, all;
+    perse_slice judges, all; /* all: but those that are left out */
     double factory; /* accuracy of the factory's final exit, where there are labels */
     void *training;      /* memory of one perse_training */
     size_t training_size;
     uint64_t random;
 } fit;
 
-/* fit.c: the exit that answers sample i; [exits][count] answers. */
-uint32_t fit_who_answers(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i);
 perse_status fit_tell(const fit *f, const char *phase, uint32_t done, uint32_t total);
 int32_t fit_label(const fit *f, uint32_t i);
 
@@ -66,10 +69,11 @@ perse_verdict fit_judge_classes(const fit *f, perse_verdict verdict); /* also fi
 /* teacher.c */
 perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in candidate */
 perse_status fit_teach_without_labels(fit *f); /* p->spare is the factory's pack */
+perse_status fit_information(fit *f, uint32_t e, perse_slice slice, double *found); /* that the factory's exit e tells of samples, in nats */
 bool fit_sees_several(const fit *f); /* classes, in lab.truth */
-/* Without labels: the teacher gives few of the answers in use, or, if it is the factory's final exit, as it is or evened out,
- * those that it does not give tell more than that exit's own. */
-perse_status fit_is_contradicted(fit *f, bool *contradicted);
+/* Without labels: the teacher gives few of the answers in use to these samples, or, if it is the factory's final exit, as it is or
+ * evened out, those that it does not give tell more than that exit's own. */
+perse_status fit_is_contradicted(fit *f, perse_slice slice, bool *contradicted);
 void fit_weigh(fit *f);
 void fit_count_prior(fit *f);
 
@@ -87,6 +91,15 @@ float fit_frequency_bias(const fit *f, uint32_t k);
  * sample's neighbours, which make up a share of it. candidate and lab.logits are overwritten. */
 perse_status fit_find_neighbours(fit *f);
 void fit_even_out(fit *f, float share);
+
+/* kinds.c: finds neighbours, and whether samples without labels are of two kinds that have next to none in each other: kind, two_kinds.
+ * Those of a kind that the network cannot read are left out of `all` before. */
+perse_status fit_find_kinds(fit *f);
+perse_slice fit_of_kind(const fit *f, uint8_t kind, uint32_t *into);
+
+/* gate.c: thresholds, and the verdict, in report. The exit that answers sample i; [exits][count] answers. */
+perse_status fit_gate(fit *f);
+uint32_t fit_who_answers(const fit *f, const perse_pack *pack, const perse_answer *answers, uint32_t i);
 
 /* learn.c: trains the head on everything but a fold, fold by fold: lab.logits[i] is what a head says that did not
  * learn from sample i. Then trains fresh.exit[e] on everything. */

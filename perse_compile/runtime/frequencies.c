@@ -18,7 +18,7 @@ static void estimate_prior(fit *f, const float *logits, float temperature, uint3
     double uniform = 1.0 / classes, drawn = (double)classes / (classes + used);
     for (uint32_t k = 0; k < stride; k++) prior[k] = k < classes ? uniform : 0;
     for (uint32_t j = first; j < f->all.count; j += step)
-        perse_probabilities(logits + (size_t)j * stride, stride, temperature, f->candidate + (size_t)j * stride);
+        perse_probabilities(logits + (size_t)f->all.index[j] * stride, stride, temperature, f->candidate + (size_t)j * stride);
     for (int round = 0; round < ROUNDS; round++) {
         double *next = f->prior + 2 * (size_t)stride, moved = 0;
         for (uint32_t k = 0; k < classes; k++) next[k] = 0;
@@ -72,19 +72,19 @@ void fit_correct(fit *f) {
     uint32_t classes = f->p->plan->classes;
     for (uint32_t k = 0; k < classes; k++) {
         float bias = fit_frequency_bias(f, k);
-        for (uint32_t i = 0; i < f->samples->count; i++) f->lab.teacher[(size_t)i * classes + k] += bias;
+        for (uint32_t j = 0; j < f->all.count; j++) f->lab.teacher[(size_t)f->all.index[j] * classes + k] += bias;
     }
     fit_believe(f);
 }
 
 static void note(const fit *f, uint32_t *labels) {
-    for (uint32_t i = 0; i < f->samples->count; i++) labels[i] = (uint32_t)f->lab.truth[i];
+    for (uint32_t j = 0; j < f->all.count; j++) labels[j] = (uint32_t)f->lab.truth[f->all.index[j]];
 }
 
 /* Surely no more than this share of the labels noted: few samples say little of that. */
 static bool few_changed(const fit *f, const uint32_t *noted, double most) {
-    uint32_t n = f->samples->count, count = 0;
-    for (uint32_t i = 0; i < n; i++) count += noted[i] != (uint32_t)f->lab.truth[i];
+    uint32_t n = f->all.count, count = 0;
+    for (uint32_t j = 0; j < n; j++) count += noted[j] != (uint32_t)f->lab.truth[f->all.index[j]];
     double share = (double)count / n;
     return share + SURE * sqrt(share * (1 - share) / n) <= most;
 }
@@ -111,6 +111,5 @@ perse_status fit_estimate_frequencies(fit *f, bool *believed) {
     bool steady;
     *believed = false;
     PERSE_TRY(prior_is_steady(f, &steady));
-    if (steady || f->o.neighbours > 0) PERSE_TRY(fit_find_neighbours(f)); /* who may be asked again to even out */
     return steady ? neighbours_confirm(f, believed) : PERSE_OK;
 }

@@ -190,6 +190,7 @@ double perse_entropy(double share); /* one share's part of it, in nats */
 /* ---- training.c ---- */
 
 enum { PERSE_FEWEST_STEPS = 4 }; /* of one epoch of a fit: few samples are gone through several times */
+enum { PERSE_FEWEST_SAMPLES = 20 }; /* to learn or to calibrate from */
 
 struct perse_training {
     perse *p;

@@ -24,10 +24,10 @@ static void standardise(fit *f, uint32_t e) {
     double typical = 0;
     for (uint32_t i = 0; i < x->features; i++) {
         double sum = 0, squares = 0;
-        for (uint32_t j = 0; j < f->all.count; j++) sum += perse_feature(f->samples, (size_t)j * f->p->features + offset + i);
+        for (uint32_t j = 0; j < f->all.count; j++) sum += perse_feature(f->samples, (size_t)f->all.index[j] * f->p->features + offset + i);
         f->mean[i] = sum / f->all.count;
         for (uint32_t j = 0; j < f->all.count; j++) {
-            double d = perse_feature(f->samples, (size_t)j * f->p->features + offset + i) - f->mean[i];
+            double d = perse_feature(f->samples, (size_t)f->all.index[j] * f->p->features + offset + i) - f->mean[i];
             squares += d * d;
         }
         f->deviation[i] = sqrt(squares / f->all.count) * fabs((double)head->scale[i]);
@@ -132,7 +132,7 @@ static perse_status train(fit *f, uint32_t e, perse_slice slice, bool labels_onl
 perse_slice fit_pick(const fit *f, uint32_t fold, bool in, bool labels_only, uint32_t *into) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < f->samples->count; i++)
-        if ((f->fold[i] == fold) == in && (!labels_only || fit_label(f, i) >= 0)) into[count++] = i;
+        if (f->fold[i] != FIT_LEFT_OUT && (f->fold[i] == fold) == in && (!labels_only || fit_label(f, i) >= 0)) into[count++] = i;
     return (perse_slice){into, count};
 }
 

@@ -10,11 +10,11 @@ static const double FLOOR = 0.1; /* of the typical deviation, added to a feature
 
 /* mean, and in deviation what standardises. */
 static void measure(fit *f, uint32_t e) {
-    uint32_t width = f->p->plan->exit[e].features, offset = perse_feature_offset(f->p->plan, e), n = f->samples->count;
+    uint32_t width = f->p->plan->exit[e].features, offset = perse_feature_offset(f->p->plan, e), n = f->all.count;
     double typical = 0;
     for (uint32_t i = 0; i < width; i++) f->mean[i] = f->deviation[i] = 0;
     for (uint32_t j = 0; j < n; j++) {
-        perse_sample_features(f->samples, (size_t)j * f->p->features + offset, width, f->p->feature);
+        perse_sample_features(f->samples, (size_t)f->all.index[j] * f->p->features + offset, width, f->p->feature);
         for (uint32_t i = 0; i < width; i++) {
             f->mean[i] += (double)f->p->feature[i] / n;
             f->deviation[i] += (double)f->p->feature[i] * (double)f->p->feature[i] / n;
@@ -48,7 +48,8 @@ static void weigh_neighbours(fit_near *near) {
 }
 
 perse_status fit_find_neighbours(fit *f) {
-    uint32_t e = perse_compared_exit(f->p->plan), width = f->p->plan->exit[e].features, n = f->samples->count;
+    uint32_t e = perse_compared_exit(f->p->plan), width = f->p->plan->exit[e].features, n = f->all.count;
+    const uint32_t *index = f->all.index;
     float *x = f->p->feature, likeness[PERSE_BLOCK];
     measure(f, e);
     for (uint32_t start = 0; start < n; start += PERSE_BLOCK) {
@@ -56,25 +57,27 @@ perse_status fit_find_neighbours(fit *f) {
         PERSE_TRY(fit_tell(f, "neighbours", start, n));
         memset(f->block, 0, (size_t)width * PERSE_BLOCK * sizeof(float));
         for (uint32_t b = 0; b < rows; b++) {
-            perse_unit_features(f->p, f->samples, e, start + b, f->mean, f->deviation, x);
+            uint32_t own = index[start + b];
+            perse_unit_features(f->p, f->samples, e, own, f->mean, f->deviation, x);
             for (uint32_t i = 0; i < width; i++) f->block[(size_t)i * PERSE_BLOCK + b] = x[i];
-            for (uint32_t k = 0; k <= FIT_NEAR; k++) f->near[start + b].sample[k] = start + b, f->near[start + b].likeness[k] = -INFINITY;
+            for (uint32_t k = 0; k <= FIT_NEAR; k++) f->near[own].sample[k] = own, f->near[own].likeness[k] = -INFINITY;
         }
         for (uint32_t j = 0; j < n; j++) {
-            perse_unit_features(f->p, f->samples, e, j, f->mean, f->deviation, x);
+            perse_unit_features(f->p, f->samples, e, index[j], f->mean, f->deviation, x);
             perse_compare(x, f->block, width, likeness);
             for (uint32_t b = 0; b < rows; b++)
-                if (start + b != j) remember(&f->near[start + b], j, likeness[b]);
+                if (start + b != j) remember(&f->near[index[start + b]], index[j], likeness[b]);
         }
     }
-    for (uint32_t i = 0; i < n; i++) weigh_neighbours(&f->near[i]);
+    for (uint32_t j = 0; j < n; j++) weigh_neighbours(&f->near[index[j]]);
     return fit_tell(f, "neighbours", n, n);
 }
 
 /* One step: a share of what the neighbours say now, and for the rest what was said at first (own). */
 static void step(const fit *f, float share, const float *own, const float *now, float *next) {
     uint32_t classes = f->p->plan->classes;
-    for (uint32_t i = 0; i < f->samples->count; i++) {
+    for (uint32_t j = 0; j < f->all.count; j++) {
+        uint32_t i = f->all.index[j];
         const fit_near *near = &f->near[i];
         float *row = next + (size_t)i * classes;
         for (uint32_t k = 0; k < classes; k++) row[k] = (1 - share) * own[(size_t)i * classes + k];
@@ -84,10 +87,13 @@ static void step(const fit *f, float share, const float *own, const float *now, 
 }
 
 void fit_even_out(fit *f, float share) {
-    uint32_t classes = f->p->plan->classes, n = f->samples->count;
-    size_t table = (size_t)n * classes;
+    uint32_t classes = f->p->plan->classes;
+    size_t table = (size_t)f->samples->count * classes;
     float *own = f->candidate, *now = f->lab.teacher, *next = f->lab.logits;
-    for (uint32_t i = 0; i < n; i++) perse_probabilities(now + (size_t)i * classes, classes, 1, own + (size_t)i * classes);
+    for (uint32_t j = 0; j < f->all.count; j++) {
+        size_t row = (size_t)f->all.index[j] * classes;
+        perse_probabilities(now + row, classes, 1, own + row);
+    }
     memcpy(now, own, table * sizeof(float));
     for (int round = 0; round < ROUNDS; round++) {
         step(f, share, own, now, next);

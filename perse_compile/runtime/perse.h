@@ -314,7 +314,7 @@ typedef struct {
     perse_verdict verdict;
     perse_teacher teacher;
     bool labelled;
-    uint32_t train, judged;
+    uint32_t train, judged, left_out; /* the last without labels: as from another camera, whose images the network cannot read */
     perse_figures before, after;
     perse_exit_report *exits; /* in: [exits] of the caller */
     float *prior;             /* in: NULL or [classes] of the caller; how often the person meets each class */
@@ -342,7 +342,8 @@ perse_status perse_fit(perse *p, const perse_samples *samples, const perse_fit_o
 
 /* What that will take, before it starts: of a probe here and now (some inferences, some training batches of every head) and
  * the number of batches; without labels images are compared with each other, too. `seconds` is what to expect; `seconds_at_most` is
- * where a correction of the camera is tried and, without labels and with options->neighbours, heads learn a second time. */
+ * where a correction of the camera is tried and, without labels, images are compared again and, with options->neighbours, heads learn
+ * a second time. */
 typedef struct {
     uint32_t images, samples, epochs_at_most; /* images: through the backbone first; samples: to learn from */
     double seconds, seconds_at_most, core_seconds, core_seconds_at_most; /* core-seconds: times the threads */

@@ -6,7 +6,8 @@
 
 static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 static const double MOST = 0.5;               /* of the answers in use, that a teacher who has no labels must give too */
-static const double OVERRULED = 0.005, EVENED_OVERRULED = 0.02; /* nats that answers in use tell more, by the share of them that it does not give */
+static const double OVERRULED = 0.0025, EVENED_OVERRULED = 0.02; /* nats that answers in use tell more, by the share of them that it does not give */
+static const double AGREES = 0.75, AS_MUCH = 0.2; /* of what an exit's confidence lets expect; nats */
 
 static void scale_rows(float *logits, size_t count, double temperature) {
     for (size_t i = 0; i < count; i++) logits[i] = (float)(logits[i] / temperature);
@@ -15,7 +16,8 @@ static void scale_rows(float *logits, size_t count, double temperature) {
 /* weight = the teacher's confidence * the share of exits that agree with it. */
 void fit_weigh(fit *f) {
     uint32_t exits = f->p->plan->exits, classes = f->p->plan->classes, n = f->samples->count;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t j = 0; j < f->all.count; j++) {
+        uint32_t i = f->all.index[j];
         const float *logits = f->lab.teacher + (size_t)i * classes;
         int label = (int)perse_argmax(logits, classes);
         uint32_t agree = 0;
@@ -93,10 +95,11 @@ static bool final_has_learnt(const fit *f) {
 /* What answers tell, in nats: the entropy of the mean answer less the mean entropy. `mean` is [classes]. */
 typedef struct {
     double *mean, found;
+    uint32_t count;
 } told;
 
-static told nothing_told(const fit *f) {
-    told t = {f->prior + 2 * (size_t)f->p->plan->classes, 0};
+static told nothing_told(const fit *f, uint32_t count) {
+    told t = {f->prior + 2 * (size_t)f->p->plan->classes, 0, count};
     for (uint32_t k = 0; k < f->p->plan->classes; k++) t.mean[k] = 0;
     return t;
 }
@@ -104,8 +107,8 @@ static told nothing_told(const fit *f) {
 static void hear(const fit *f, told *t, const float *logits, double temperature) {
     perse_probabilities(logits, f->p->plan->classes, temperature, f->soft);
     for (uint32_t k = 0; k < f->p->plan->classes; k++) {
-        t->mean[k] += (double)f->soft[k] / f->samples->count;
-        t->found -= perse_entropy(f->soft[k]) / f->samples->count;
+        t->mean[k] += (double)f->soft[k] / t->count;
+        t->found -= perse_entropy(f->soft[k]) / t->count;
     }
 }
 
@@ -115,30 +118,58 @@ static double all_told(const fit *f, const told *t) {
     return found;
 }
 
-static perse_status information(fit *f, uint32_t e, double *found) {
+perse_status fit_information(fit *f, uint32_t e, perse_slice slice, double *found) {
     const perse_pack_entry *entry = &f->p->spare.exit[e];
-    told t = nothing_told(f);
-    PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
-    for (uint32_t i = 0; i < f->samples->count; i++) hear(f, &t, f->lab.logits + (size_t)i * f->p->plan->classes, entry->temperature);
+    told t = nothing_told(f, slice.count);
+    PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, slice, f->lab.logits));
+    for (uint32_t j = 0; j < slice.count; j++) hear(f, &t, f->lab.logits + (size_t)slice.index[j] * f->p->plan->classes, entry->temperature);
     *found = all_told(f, &t);
     return PERSE_OK;
 }
 
-perse_status fit_is_contradicted(fit *f, bool *contradicted) {
+/* Two calibrated exits agree about as often as the less sure one is right (Jiang, Nagarajan, Baek and Kolter 2022). If an early exit tells
+ * about as much as the final one and they agree far less often than that exit is sure, nothing says which of them is wrong. */
+static perse_status exits_agree(fit *f, perse_slice slice, bool *agreed) {
+    uint32_t final = f->p->plan->exits - 1, n = f->samples->count;
+    double last, mine;
+    PERSE_TRY(fit_information(f, final, slice, &last));
+    *agreed = true;
+    for (uint32_t e = 0; e < final; e++) {
+        double sure = 0, agree = 0;
+        for (uint32_t j = 0; j < slice.count; j++) {
+            size_t row = (size_t)e * n + slice.index[j];
+            sure += (double)f->before[row].confidence;
+            agree += f->before[row].label == f->before[(size_t)final * n + slice.index[j]].label;
+        }
+        PERSE_TRY(fit_information(f, e, slice, &mine));
+        *agreed = *agreed && (agree >= AGREES * sure || mine < last - AS_MUCH);
+    }
+    return PERSE_OK;
+}
+
+perse_status fit_is_contradicted(fit *f, perse_slice slice, bool *contradicted) {
     const perse_plan *plan = f->p->plan;
-    double agreement = f->report->before.accuracy;
+    double agreement = 0;
+    for (uint32_t j = 0; j < slice.count; j++) {
+        uint32_t i = slice.index[j], e = fit_who_answers(f, &f->p->live, f->before, i);
+        agreement += (double)(f->before[(size_t)e * f->samples->count + i].label == f->lab.truth[i]) / slice.count;
+    }
     *contradicted = agreement < MOST;
     if (*contradicted || (f->report->teacher != PERSE_TEACHER_NEAR && f->report->teacher != PERSE_TEACHER_FINAL)) return PERSE_OK;
-    told in_use = nothing_told(f);
+    bool agreed;
+    PERSE_TRY(exits_agree(f, slice, &agreed));
+    told in_use = nothing_told(f, slice.count);
     for (uint32_t e = 0; e < plan->exits; e++) {
         const perse_pack_entry *entry = &f->p->live.exit[e];
-        PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, f->all, f->lab.logits));
-        for (uint32_t i = 0; i < f->samples->count; i++)
-            if (fit_who_answers(f, &f->p->live, f->before, i) == e) hear(f, &in_use, f->lab.logits + (size_t)i * plan->classes, entry->temperature);
+        PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, slice, f->lab.logits));
+        for (uint32_t j = 0; j < slice.count; j++) {
+            const float *logits = f->lab.logits + (size_t)slice.index[j] * plan->classes;
+            if (fit_who_answers(f, &f->p->live, f->before, slice.index[j]) == e) hear(f, &in_use, logits, entry->temperature);
+        }
     }
     double found = all_told(f, &in_use), teacher;
-    PERSE_TRY(information(f, plan->exits - 1, &teacher)); /* as it is: evening out is not telling less */
-    *contradicted = (1 - agreement) * (found - teacher) > (f->report->teacher == PERSE_TEACHER_NEAR ? EVENED_OVERRULED : OVERRULED);
+    PERSE_TRY(fit_information(f, plan->exits - 1, slice, &teacher)); /* as it is: evening out is not telling less */
+    *contradicted = !agreed || (1 - agreement) * (found - teacher) > (f->report->teacher == PERSE_TEACHER_NEAR ? EVENED_OVERRULED : OVERRULED);
     return PERSE_OK;
 }
 
@@ -147,10 +178,10 @@ perse_status fit_is_contradicted(fit *f, bool *contradicted) {
 static perse_status who_teaches(fit *f, uint32_t *teacher) {
     double best, found;
     *teacher = f->p->plan->exits - 1;
-    PERSE_TRY(information(f, *teacher, &best));
+    PERSE_TRY(fit_information(f, *teacher, f->all, &best));
     best += EARLY_TELLS_MORE;
     for (uint32_t e = 0; e + 1 < f->p->plan->exits; e++) {
-        PERSE_TRY(information(f, e, &found));
+        PERSE_TRY(fit_information(f, e, f->all, &found));
         if (found <= best) continue;
         best = found;
         *teacher = e;
@@ -159,15 +190,19 @@ static perse_status who_teaches(fit *f, uint32_t *teacher) {
 }
 
 bool fit_sees_several(const fit *f) {
-    uint32_t i = 1;
-    while (i < f->samples->count && f->lab.truth[i] == f->lab.truth[0]) i++;
-    return i < f->samples->count;
+    const uint32_t *index = f->all.index;
+    uint32_t j = 1;
+    while (j < f->all.count && f->lab.truth[index[j]] == f->lab.truth[index[0]]) j++;
+    return j < f->all.count;
 }
 
 /* What the teacher says is right. */
 void fit_believe(fit *f) {
     uint32_t classes = f->p->plan->classes;
-    for (uint32_t i = 0; i < f->samples->count; i++) f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
+    for (uint32_t j = 0; j < f->all.count; j++) {
+        uint32_t i = f->all.index[j];
+        f->lab.truth[i] = (int32_t)perse_argmax(f->lab.teacher + (size_t)i * classes, classes);
+    }
 }
 
 /* lab.teacher and lab.truth are what an exit says, at temperature 1. */

@@ -368,12 +368,12 @@ static void test_estimate(void) {
     EXPECT(PERSE_OK, perse_estimate_fit(p, 100000, 200000, false, &o, block, size, &twice));
     CHECK(twice.seconds > 50 * e.seconds && twice.memory > 500 * (e.memory - perse_memory_size(2) - p->plan->backbone_size));
     EXPECT(PERSE_OK, perse_estimate_fit(p, 0, 20000, false, &o, block, size, &most)); /* images are compared, heads may learn twice */
-    CHECK(most.seconds_at_most > 1.01 * most.seconds && most.seconds_at_most < 1.99 * most.seconds);
+    CHECK(fabs(most.seconds_at_most - 2 * most.seconds) < 1e-6 * most.seconds); /* again where some are left out */
     EXPECT(PERSE_OK, perse_estimate_fit(p, 0, 200, true, &o, block, size, &most));
     CHECK(most.seconds_at_most == most.seconds);
     o.neighbours = 0;
     EXPECT(PERSE_OK, perse_estimate_fit(p, 0, 200, false, &o, block, size, &most));
-    CHECK(most.seconds_at_most == most.seconds);
+    CHECK(most.seconds_at_most > most.seconds && most.seconds_at_most < 1.5 * most.seconds);
     EXPECT(PERSE_OK, perse_save_pack(p)); /* the heads are as they were */
     uint8_t *factory = read_file(source, "heads.pack", &size);
     CHECK(same_file("heads.pack", factory, size));

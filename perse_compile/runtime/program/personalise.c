@@ -113,6 +113,7 @@ static void print_personalised(const options *o, const perse *p, const outcome *
     print_budget(o, p);
     say(o, "%s on %u samples, each judged by heads that did not learn from it; %u trained; teacher: %s\n",
         r->labelled ? "accuracy" : "agreement with the teacher", r->judged, r->train, perse_teacher_text(r->teacher));
+    if (r->left_out > 0) say(o, "%u samples left out: they are as from another camera, and the network cannot read them\n", r->left_out);
     for (uint32_t n = 0; n < o->new_classes; n++)
         say(o, "%s: %.0f%% recognised\n", o->new_class[n], 100 * (double)r->recognised[f->classes - o->new_classes + n]);
     print_cache(o, f->cached);
@@ -123,7 +124,7 @@ static void print_personalised(const options *o, const perse *p, const outcome *
     json_bool("live", f->live), json_string("verdict", perse_verdict_text(r->verdict));
     json_string("teacher", perse_teacher_text(r->teacher)), json_bool("labelled", r->labelled);
     json_whole("generation", i.generation), json_open("samples", '{');
-    json_whole("train", r->train), json_whole("judged", r->judged), json_close('}');
+    json_whole("train", r->train), json_whole("judged", r->judged), json_whole("left_out", r->left_out), json_close('}');
     json_open("prior", '[');
     for (uint32_t k = 0; k < f->classes; k++) json_number(NULL, (double)r->prior[k]);
     json_close(']'), json_open("recognised", '[');
