@@ -62,7 +62,7 @@ def test_a_labelled_person(artifact: Path, tmp_path: Path) -> None:
     assert result["live"] and result["labelled"] and result["generation"] == 1
     assert result["after"]["accuracy"] > result["before"]["accuracy"] + 0.2
     assert after["accuracy"] > before["accuracy"] + 0.2 and after["accuracy"] > 0.8
-    assert result["samples"] == {"train": 150, "judged": 150}
+    assert result["samples"] == {"train": 150, "judged": 150, "left_out": 0}
     assert {name for name in now if now[name] != files.get(name)} == CHANGED
     assert now["heads.pack.previous"] == files["heads.pack"] and set(now) == {*files, *CHANGED}
     assert {what for what, _, _ in told} >= {"reading images", "features"}

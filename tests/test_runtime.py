@@ -181,7 +181,7 @@ def test_personalise_rollback_reset(artifact: Path) -> None:
     assert report["live"] and report["generation"] == 1 and report["labelled"]
     assert report["after"]["accuracy"] > report["before"]["accuracy"]
     assert report["cache_bytes"] == 300 * 72 * 2
-    assert report["samples"] == {"train": 300, "judged": 300}
+    assert report["samples"] == {"train": 300, "judged": 300, "left_out": 0}
     assert "progress features 300 300" in result.stderr and "progress gate 1 1" in result.stderr
     changed = {path.name for path in artifact.iterdir() if before.get(path.name) != path.read_bytes()}
     assert changed == {"heads.pack", "heads.pack.previous"}
@@ -234,6 +234,17 @@ def test_a_camera_as_in_training(artifact: Path) -> None:
         assert reports[0][key] == reports[2][key]
 
 
+def test_cameras_that_take_turns(artifact: Path) -> None:
+    """What is looked at is from both, though every third image is from the other camera, and every third is enough."""
+    images = np.load(artifact / "generic_x.npy")
+    images[2::3] = 127 + (images[2::3] - 127.0) * 0.2
+    np.save(artifact / "turns.npy", images)
+    levels = answer(artifact, "personalise", artifact / "turns.npy")["levels"]
+    print("LV", levels)
+    print("LV", levels)
+    assert levels["tried"] and not levels["taken"] and levels["information_before"] > 0.4  # 0.04 of every third alone
+
+
 def test_a_correction_alone(artifact: Path) -> None:
     """Nothing learnt: the old heads stay, and so does the camera's correction, unless the heads are personal."""
     images, heads = artifact / "user_x.npy", artifact / "heads.pack"
@@ -274,7 +285,7 @@ def test_cache(artifact: Path) -> None:
         data = artifact / f"{part}_x.npy", "--labels", artifact / f"{part}_y.npy"
         report = answer(artifact, "personalise", *data, "--cache")
         assert report["cache"]["samples"] == report["cache"]["labelled"] == known
-        assert report["samples"] == {"train": known, "judged": known}
+        assert report["samples"] == {"train": known, "judged": known, "left_out": 0}
     size = (artifact / "cache.bin").stat().st_size
     assert size == report["cache"]["bytes"] == 64 + 4 * 7 + 2 * 64 + 300 * (8 + 2 * 72)
     elsewhere = artifact / "other.bin"

@@ -42,9 +42,11 @@ static bool try_camera(const options *o, perse *p, const images *all, camera *c)
     return c->tried;
 }
 
-/* Of `of` images in a row every so many-th, `quota` at most. */
+/* Of `of` images in a row about `quota`, evenly spread by multiples of the golden ratio: every so many-th could all be from one of
+ * several cameras that take turns. */
 static bool taken_evenly(uint32_t number, uint32_t of, uint32_t quota) {
-    return quota > 0 && number * (uint64_t)quota / of != (number + 1) * (uint64_t)quota / of;
+    double at = number * 0.6180339887498949;
+    return (at - floor(at)) * of < quota;
 }
 
 /* A chosen image, and how far apart its levels are. */
@@ -70,7 +72,7 @@ static uint32_t choose(perse *p, const images *all, chosen *some) {
     quota[0] = total - quota[1];
     for (uint32_t i = 0; i < all->count; i++) {
         bool labelled = all->labels != NULL && all->labels[i] >= 0;
-        if (!taken_evenly(passed[labelled]++, of[labelled], quota[labelled])) continue;
+        if (!taken_evenly(passed[labelled]++, of[labelled], quota[labelled]) || count == total) continue;
         some[count] = (chosen){i, 0};
         check(perse_measure_levels(p, image_at(all, i), 1, levels));
         for (uint32_t c = 0; c < channels; c++) some[count].contrast += levels[2 * c + 1] - levels[2 * c];
