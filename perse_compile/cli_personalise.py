@@ -179,7 +179,7 @@ def show_personalised(heads: str, result: dict[str, Any], max_cost: float | None
         say(f"[yellow]a mean cost of {max_cost:.1%} cannot be had: the first exit alone costs more[/]")
     say(f"{samples['train']} images trained the heads; these figures are of {samples['judged']},")
     say(f"each judged by heads that did not learn from it; {result['seconds']:.1f} s")
-    if samples["left_out"]:
+    if samples.get("left_out"):  # no artifact of before knows it
         say(f"{samples['left_out']} left out: they are as from another camera, and the network cannot read them")
     say(f"teacher: {result['teacher']}")
     for name, share in zip(

@@ -240,8 +240,6 @@ def test_cameras_that_take_turns(artifact: Path) -> None:
     images[2::3] = 127 + (images[2::3] - 127.0) * 0.2
     np.save(artifact / "turns.npy", images)
     levels = answer(artifact, "personalise", artifact / "turns.npy")["levels"]
-    print("LV", levels)
-    print("LV", levels)
     assert levels["tried"] and not levels["taken"] and levels["information_before"] > 0.4  # 0.04 of every third alone
 
 

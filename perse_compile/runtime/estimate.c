@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+static const double MORE_COMPARISONS = 1.5; /* kinds.c: 0.9^2 + 0.9^4 at most */
 enum { IMAGES = 5, BATCHES = 9, SEARCH = 27 }; /* timed; losses of one search for a temperature */
 
 typedef struct {
@@ -146,11 +147,11 @@ static double steps_of(const perse_plan *plan, const perse_fit_options *o, doubl
     return o->folds * fmax(without, PERSE_FEWEST_STEPS) + fmax(all, PERSE_FEWEST_STEPS);
 }
 
-/* Whether the camera is corrected takes some images twice more. Without labels all are compared with each other, again where some
- * are left out, and heads may learn twice. */
+/* Whether the camera is corrected takes some images twice more. Without labels all are compared with each other, those that are
+ * kept again where some are left out, and heads may learn twice. */
 static perse_status count_up(probe *q, const perse_fit_options *o, bool labelled, perse_estimate *out) {
     const perse_plan *plan = q->p->plan;
-    double n = out->samples, image, training = 0, compared = labelled ? 0 : n * ceil(n / PERSE_BLOCK) * time_comparison(q);
+    double n = out->samples, image, training = 0, compared;
     PERSE_TRY(perse_factory(q->p, &q->p->spare));
     PERSE_TRY(time_image(q, &image));
     for (uint32_t e = 0; e < plan->exits; e++) {
@@ -159,9 +160,10 @@ static perse_status count_up(probe *q, const perse_fit_options *o, bool labelled
         PERSE_TRY(time_batch(q, e, &batch));
         training += o->epochs * steps_of(plan, o, n) * batch + 3 * n * head + (4 + SEARCH / 2.0) * n * time_row(q);
     }
+    compared = labelled ? 0 : n * ceil(n / PERSE_BLOCK) * time_comparison(q);
     out->epochs_at_most = o->epochs;
     out->seconds = out->images * image + training + compared;
-    out->seconds_at_most = out->seconds + compared + 2 * image * (out->images < PERSE_ENOUGH_FOR_LEVELS ? out->images : PERSE_ENOUGH_FOR_LEVELS);
+    out->seconds_at_most = out->seconds + MORE_COMPARISONS * compared + 2 * image * (out->images < PERSE_ENOUGH_FOR_LEVELS ? out->images : PERSE_ENOUGH_FOR_LEVELS);
     if (!labelled && o->neighbours > 0) out->seconds_at_most += training;
     out->core_seconds = out->seconds * q->p->threads;
     out->core_seconds_at_most = out->seconds_at_most * q->p->threads;

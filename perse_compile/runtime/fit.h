@@ -69,7 +69,9 @@ perse_verdict fit_judge_classes(const fit *f, perse_verdict verdict); /* also fi
 /* teacher.c */
 perse_status fit_teach_with_labels(fit *f); /* logits of the cross-fitted final exit are in candidate */
 perse_status fit_teach_without_labels(fit *f); /* p->spare is the factory's pack */
-perse_status fit_information(fit *f, uint32_t e, perse_slice slice, double *found); /* that the factory's exit e tells of samples, in nats */
+#define FIT_EARLY_TELLS_MORE 0.3 /* nats by which an answer of an early exit must tell more, for that exit to teach */
+perse_status fit_information(fit *f, uint32_t e, const perse_pack_entry *entry, perse_slice slice, double *found); /* that exit e tells of samples, in nats */
+bool fit_final_has_learnt(const fit *f); /* weights that are not the factory's */
 bool fit_sees_several(const fit *f); /* classes, in lab.truth */
 /* Without labels: the teacher gives few of the answers in use to these samples, or, if it is the factory's final exit, as it is or
  * evened out, those that it does not give tell more than that exit's own. */

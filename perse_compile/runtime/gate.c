@@ -91,6 +91,8 @@ static comparison compare(const fit *f, perse_slice judges) {
                         no_worse && right.mean - sure * right.error > -fmin(f->o.max_drop, WORSE) - 1e-9};
 }
 
+static perse_verdict refusal(comparison c) { return c.right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER; }
+
 /* Samples of two kinds: new heads that are better for all of them together may be worse for one kind, which the other hides. */
 static perse_status serves_both_kinds(fit *f, perse_verdict *verdict) {
     for (uint8_t kind = 0; kind < 2; kind++) {
@@ -99,7 +101,8 @@ static perse_status serves_both_kinds(fit *f, perse_verdict *verdict) {
         PERSE_TRY(fit_is_contradicted(f, these, &contradicted));
         comparison c = compare(f, these);
         if (contradicted) *verdict = PERSE_CONTRADICTED;
-        else if (!c.better && !c.as_good) *verdict = PERSE_LESS_ACCURATE;
+        else if (!c.better && !c.as_good) *verdict = refusal(c);
+        if (*verdict != PERSE_BETTER) break;
     }
     return PERSE_OK;
 }
@@ -116,7 +119,7 @@ static perse_status decide(fit *f, perse_verdict *verdict) {
     if (!f->lab.labelled && costlier && r->teacher != PERSE_TEACHER_NEAR)
         c.better = c.better && c.right.mean - SURE * c.right.error > f->o.max_drop;
     if (contradicted) *verdict = PERSE_CONTRADICTED;
-    else if (!c.better && !(c.as_good && cheaper)) *verdict = c.right.mean < -1e-9 ? PERSE_LESS_ACCURATE : PERSE_NOT_BETTER;
+    else if (!c.better && !(c.as_good && cheaper)) *verdict = refusal(c);
     else *verdict = f->lab.labelled && !beats_chance(f) ? PERSE_UNLEARNABLE : PERSE_BETTER;
     return *verdict == PERSE_BETTER && f->two_kinds ? serves_both_kinds(f, verdict) : PERSE_OK;
 }

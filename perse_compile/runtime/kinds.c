@@ -8,7 +8,9 @@
 
 static const double SMALLER = 0.1; /* share of the samples that a kind has at least */
 static const double ACROSS = 0.1;  /* of a kind's neighbours, that are at most of the other one */
-static const double READABLE = 0.25; /* of what the final exit tells of the other kind */
+static const double FAR_STRANGER = 2;            /* times the other kind's */
+static const double READABLE = 0.25, LEAST = 0.1; /* of what the final exit tells of the other kind; nats that it tells of that */
+enum { MOST_LEFT_OUT = 2 };                      /* kinds */
 
 /* How unlike the training images a sample is: the mean square of the first exit's features, standardised as they were there. */
 static double strangeness(const fit *f, uint32_t sample) {
@@ -63,27 +65,38 @@ static void cut_in_two(fit *f) {
     for (uint32_t j = 0; j < n; j++) f->kind[f->all.index[j]] = rank[f->all.index[j]] >= cut;
 }
 
-/* A kind of which the final exit tells next to nothing teaches nothing, and what it is taken for would hide what becomes of the other. */
-static perse_status leave_out(fit *f, bool *left) {
-    double told[2];
-    for (uint8_t kind = 0; kind < 2; kind++)
-        PERSE_TRY(fit_information(f, f->p->plan->exits - 1, fit_of_kind(f, kind, f->picked), &told[kind]));
-    uint8_t kept = told[1] > told[0];
-    perse_slice these = fit_of_kind(f, kept, f->picked);
-    *left = told[!kept] < READABLE * told[kept] && these.count >= PERSE_FEWEST_SAMPLES;
-    if (!*left) return PERSE_OK;
-    memcpy(f->index, these.index, these.count * sizeof *f->index);
-    f->all.count = these.count;
+/* Whether the stranger kind is as from a camera that the network cannot read: far stranger than the other, and no exit that could teach
+ * tells more than next to nothing of it. (A class that looks strange is a kind as well, but not by so much.) */
+static perse_status cannot_be_read(fit *f, bool *unreadable) {
+    const perse_pack_entry *exit = f->p->spare.exit;
+    uint32_t final = f->p->plan->exits - 1;
+    double strange[2] = {0, 0}, told[2], early;
+    perse_slice kind[2] = {fit_of_kind(f, 0, f->picked), fit_of_kind(f, 1, f->picked + f->samples->count)};
+    for (uint32_t k = 0; k < 2; k++) {
+        for (uint32_t j = 0; j < kind[k].count; j++) strange[k] += strangeness(f, kind[k].index[j]) / kind[k].count;
+        PERSE_TRY(fit_information(f, final, &exit[final], kind[k], &told[k]));
+    }
+    *unreadable = strange[1] >= FAR_STRANGER * strange[0] && told[0] >= LEAST && told[1] < READABLE * told[0];
+    for (uint32_t e = 0; *unreadable && e < final; e++) {
+        PERSE_TRY(fit_information(f, e, &exit[e], kind[1], &early));
+        *unreadable = early <= told[1] + FIT_EARLY_TELLS_MORE;
+    }
     return PERSE_OK;
 }
 
 perse_status fit_find_kinds(fit *f) {
-    bool left = true;
-    while (left) { /* what is kept may be of two kinds again */
+    bool unreadable = true;
+    for (int round = 0; unreadable; round++) { /* what is kept may be of two kinds again */
         PERSE_TRY(fit_find_neighbours(f));
         cut_in_two(f);
-        left = false;
-        if (f->two_kinds) PERSE_TRY(leave_out(f, &left));
+        unreadable = false;
+        if (!f->two_kinds || round == MOST_LEFT_OUT || fit_final_has_learnt(f)) break;
+        PERSE_TRY(cannot_be_read(f, &unreadable));
+        perse_slice kept = fit_of_kind(f, 0, f->picked);
+        unreadable = unreadable && kept.count >= PERSE_FEWEST_SAMPLES;
+        if (!unreadable) break;
+        memcpy(f->index, kept.index, kept.count * sizeof *f->index); /* another kind teaches nothing, and what it is taken for would hide what becomes of this one */
+        f->all.count = kept.count;
     }
     return PERSE_OK;
 }

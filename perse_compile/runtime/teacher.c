@@ -4,7 +4,6 @@
 
 #include "fit.h"
 
-static const double EARLY_TELLS_MORE = 0.3;  /* nats by which an answer of an early exit must tell more, for that exit to teach */
 static const double MOST = 0.5;               /* of the answers in use, that a teacher who has no labels must give too */
 static const double OVERRULED = 0.0025, EVENED_OVERRULED = 0.02; /* nats that answers in use tell more, by the share of them that it does not give */
 static const double AGREES = 0.75, AS_MUCH = 0.2; /* of what an exit's confidence lets expect; nats */
@@ -86,7 +85,7 @@ void fit_count_prior(fit *f) {
 
 /* The person's final head may have learnt once, from labels or from answers that knew more: then it knows more than the
  * factory's, and starting from that one again would undo it. Class frequencies change its bias only. */
-static bool final_has_learnt(const fit *f) {
+bool fit_final_has_learnt(const fit *f) {
     uint32_t final = f->p->plan->exits - 1;
     size_t size = (size_t)f->p->plan->exit[final].features * f->p->plan->classes * sizeof(float);
     return memcmp(f->p->live.exit[final].head.weight, f->p->spare.exit[final].head.weight, size) != 0;
@@ -118,8 +117,7 @@ static double all_told(const fit *f, const told *t) {
     return found;
 }
 
-perse_status fit_information(fit *f, uint32_t e, perse_slice slice, double *found) {
-    const perse_pack_entry *entry = &f->p->spare.exit[e];
+perse_status fit_information(fit *f, uint32_t e, const perse_pack_entry *entry, perse_slice slice, double *found) {
     told t = nothing_told(f, slice.count);
     PERSE_TRY(perse_lab_logits(&f->lab, e, &entry->head, slice, f->lab.logits));
     for (uint32_t j = 0; j < slice.count; j++) hear(f, &t, f->lab.logits + (size_t)slice.index[j] * f->p->plan->classes, entry->temperature);
@@ -132,7 +130,7 @@ perse_status fit_information(fit *f, uint32_t e, perse_slice slice, double *foun
 static perse_status exits_agree(fit *f, perse_slice slice, bool *agreed) {
     uint32_t final = f->p->plan->exits - 1, n = f->samples->count;
     double last, mine;
-    PERSE_TRY(fit_information(f, final, slice, &last));
+    PERSE_TRY(fit_information(f, final, &f->p->live.exit[final], slice, &last));
     *agreed = true;
     for (uint32_t e = 0; e < final; e++) {
         double sure = 0, agree = 0;
@@ -141,7 +139,7 @@ static perse_status exits_agree(fit *f, perse_slice slice, bool *agreed) {
             sure += (double)f->before[row].confidence;
             agree += f->before[row].label == f->before[(size_t)final * n + slice.index[j]].label;
         }
-        PERSE_TRY(fit_information(f, e, slice, &mine));
+        PERSE_TRY(fit_information(f, e, &f->p->live.exit[e], slice, &mine));
         *agreed = *agreed && (agree >= AGREES * sure || mine < last - AS_MUCH);
     }
     return PERSE_OK;
@@ -168,7 +166,7 @@ perse_status fit_is_contradicted(fit *f, perse_slice slice, bool *contradicted) 
         }
     }
     double found = all_told(f, &in_use), teacher;
-    PERSE_TRY(fit_information(f, plan->exits - 1, slice, &teacher)); /* as it is: evening out is not telling less */
+    PERSE_TRY(fit_information(f, plan->exits - 1, &f->p->spare.exit[plan->exits - 1], slice, &teacher)); /* as it is: evening out is not telling less */
     *contradicted = !agreed || (1 - agreement) * (found - teacher) > (f->report->teacher == PERSE_TEACHER_NEAR ? EVENED_OVERRULED : OVERRULED);
     return PERSE_OK;
 }
@@ -178,10 +176,10 @@ perse_status fit_is_contradicted(fit *f, perse_slice slice, bool *contradicted) 
 static perse_status who_teaches(fit *f, uint32_t *teacher) {
     double best, found;
     *teacher = f->p->plan->exits - 1;
-    PERSE_TRY(fit_information(f, *teacher, f->all, &best));
-    best += EARLY_TELLS_MORE;
+    PERSE_TRY(fit_information(f, *teacher, &f->p->spare.exit[*teacher], f->all, &best));
+    best += FIT_EARLY_TELLS_MORE;
     for (uint32_t e = 0; e + 1 < f->p->plan->exits; e++) {
-        PERSE_TRY(fit_information(f, e, f->all, &found));
+        PERSE_TRY(fit_information(f, e, &f->p->spare.exit[e], f->all, &found));
         if (found <= best) continue;
         best = found;
         *teacher = e;
@@ -238,7 +236,7 @@ static perse_status choose_correction(fit *f, perse_teacher *name) {
  * fresh's final exit says the same; if they cannot, evened out; or an exit that tells more. */
 perse_status fit_teach_without_labels(fit *f) {
     uint32_t classes = f->p->plan->classes, final = f->p->plan->exits - 1, teacher = final;
-    bool learnt = final_has_learnt(f);
+    bool learnt = fit_final_has_learnt(f);
     if (!learnt) PERSE_TRY(who_teaches(f, &teacher));
     const perse_pack_entry *source = learnt ? &f->p->live.exit[final] : &f->p->spare.exit[teacher];
     perse_pack_entry *fresh = &f->fresh.exit[final];

@@ -1262,7 +1262,7 @@ int main(int argc, char **argv) {
 #define TEST(name) {#name, test_##name}
     static const struct { const char *name; void (*run)(void); } tests[] = {
         TEST(crc32), TEST(texts), TEST(open), TEST(damage), TEST(cascade), TEST(arguments), TEST(kernel_failures),
-        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(many_labels_must_be_sure), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(even_out), TEST(neighbours_check_frequencies), TEST(frequencies_leave_one_class), TEST(evened_out_to_one_class), TEST(an_unreadable_camera), TEST(two_cameras_are_judged_one_by_one), TEST(exits_that_contradict_each_other), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
+        TEST(training_step), TEST(personalise), TEST(agreement_has_a_price), TEST(many_labels_must_be_sure), TEST(time_is_not_bought_blindly), TEST(a_final_exit_that_knows_less), TEST(even_out), TEST(neighbours_check_frequencies), TEST(frequencies_leave_one_class), TEST(evened_out_to_one_class), TEST(unreadable_cameras), TEST(cameras_that_are_read), TEST(two_cameras_are_judged_one_by_one), TEST(exits_that_contradict_each_other), TEST(halves), TEST(aims), TEST(refusals), TEST(poison), TEST(threads_agree), TEST(calibrate),
         TEST(pack_files), TEST(pack_trouble), TEST(measured_levels), TEST(corrected), TEST(refused_levels), TEST(levels_on_disk),
         TEST(softmax), TEST(how_sure), TEST(kill),
         TEST(half), TEST(cache), TEST(reservoir), TEST(cache_damage), TEST(cache_trouble),

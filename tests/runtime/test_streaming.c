@@ -361,6 +361,7 @@ static void test_estimate(void) {
     perse_estimate e, twice, most;
     size_t size = perse_estimate_size(p);
     void *block = malloc(size);
+    memset(block, 0xFF, size);
     EXPECT(PERSE_OK, perse_estimate_fit(p, 100, 200, false, &o, block, size, &e));
     CHECK(e.images == 100 && e.samples == 200 && e.epochs_at_most == o.epochs && e.seconds > 0 && e.seconds < e.seconds_at_most);
     CHECK(e.core_seconds == 2 * e.seconds && e.core_seconds_at_most == 2 * e.seconds_at_most);
@@ -368,7 +369,7 @@ static void test_estimate(void) {
     EXPECT(PERSE_OK, perse_estimate_fit(p, 100000, 200000, false, &o, block, size, &twice));
     CHECK(twice.seconds > 50 * e.seconds && twice.memory > 500 * (e.memory - perse_memory_size(2) - p->plan->backbone_size));
     EXPECT(PERSE_OK, perse_estimate_fit(p, 0, 20000, false, &o, block, size, &most)); /* images are compared, heads may learn twice */
-    CHECK(fabs(most.seconds_at_most - 2 * most.seconds) < 1e-6 * most.seconds); /* again where some are left out */
+    CHECK(most.seconds_at_most > 2 * most.seconds && most.seconds_at_most < 2.5 * most.seconds); /* those that are kept again */
     EXPECT(PERSE_OK, perse_estimate_fit(p, 0, 200, true, &o, block, size, &most));
     CHECK(most.seconds_at_most == most.seconds);
     o.neighbours = 0;
