@@ -143,8 +143,12 @@ static double time_comparison(probe *q) {
 
 /* Steps of one epoch, over all turns: one without each fold, one with everything (learn.c). */
 static double steps_of(const perse_plan *plan, const perse_fit_options *o, double n) {
-    double without = ceil(n * (o->folds - 1) / o->folds / plan->train_batch), all = ceil(n / plan->train_batch);
-    return o->folds * fmax(without, PERSE_FEWEST_STEPS) + fmax(all, PERSE_FEWEST_STEPS);
+    double steps = 0;
+    for (uint32_t turn = 0; turn <= o->folds; turn++) {
+        uint32_t count = (uint32_t)ceil(turn < o->folds ? n * (o->folds - 1) / o->folds : n);
+        steps += ceil((double)count / plan->train_batch) * perse_passes(count, plan->train_batch);
+    }
+    return steps;
 }
 
 /* Whether the camera is corrected takes some images twice more. Without labels all are compared with each other, those that are

@@ -189,7 +189,7 @@ double perse_entropy(double share); /* one share's part of it, in nats */
 
 /* ---- training.c ---- */
 
-enum { PERSE_FEWEST_STEPS = 4 }; /* of one epoch of a fit: few samples are gone through several times */
+uint32_t perse_passes(uint32_t count, uint32_t batch); /* over so many samples, that make an epoch of a fit: of few samples several */
 enum { PERSE_FEWEST_SAMPLES = 20 }; /* to learn or to calibrate from */
 
 struct perse_training {

@@ -104,7 +104,7 @@ static perse_status train(fit *f, uint32_t e, perse_slice slice, bool labels_onl
     perse_exit_report *report = &f->report->exits[e];
     perse_carver c = perse_carve_in(f->training, f->training_size);
     perse_training *t = perse_training_carve(&c, f->p->plan, e);
-    uint32_t batch = f->p->plan->train_batch, turns = f->o.folds + 1;
+    uint32_t turns = f->o.folds + 1;
     double total = 0;
     perse_head_copy(head, &f->p->live.exit[e].head, x->features, f->p->plan->classes);
     standardise(f, e);
@@ -116,7 +116,7 @@ static perse_status train(fit *f, uint32_t e, perse_slice slice, bool labels_onl
     }
     if (!(total > 1e-6)) return PERSE_OK; /* nobody knows anything */
     memcpy(f->lab.order, slice.index, slice.count * sizeof *f->lab.order);
-    uint32_t steps = (slice.count + batch - 1) / batch, passes = steps < PERSE_FEWEST_STEPS ? (PERSE_FEWEST_STEPS + steps - 1) / steps : 1;
+    uint32_t passes = perse_passes(slice.count, f->p->plan->train_batch);
     for (uint32_t epoch = 0; epoch < f->o.epochs; epoch++) {
         PERSE_TRY(fit_tell(f, x->name, turn * f->o.epochs + epoch, turns * f->o.epochs));
         double step = 1.0 / f->o.epochs / passes;

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { FEWEST_STEPS = 4 }; /* of an epoch */
+
 perse_training *perse_training_carve(perse_carver *c, const perse_plan *plan, uint32_t exit) {
     const perse_exit_plan *x = &plan->exit[exit];
     uint32_t batch = plan->train_batch, k = plan->classes;
@@ -56,6 +58,11 @@ perse_status perse_train_begin(perse *p, int exit, void *memory, size_t size, pe
     perse_training_begin(t, p, (uint32_t)exit, &p->live.exit[exit].head);
     *out = t;
     return PERSE_OK;
+}
+
+uint32_t perse_passes(uint32_t count, uint32_t batch) {
+    uint32_t steps = (count + batch - 1) / batch;
+    return steps > 0 && steps < FEWEST_STEPS ? (FEWEST_STEPS + steps - 1) / steps : 1;
 }
 
 perse_status perse_train_batch(perse_training *t, const perse_batch *batch, float *loss) {

@@ -356,6 +356,8 @@ static void test_place_refusals(void) {
 /* ---- estimates ---- */
 
 static void test_estimate(void) {
+    static const uint32_t samples[] = {1, 8, 9, 16, 17, 24, 25, 100}, steps[] = {4, 4, 4, 4, 6, 6, 4, 13}; /* of 8 samples each */
+    for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) CHECK((samples[i] + 7) / 8 * perse_passes(samples[i], 8) == steps[i]);
     perse *p = open_with(2);
     perse_fit_options o = perse_fit_defaults();
     perse_estimate e, twice, most;
