@@ -150,6 +150,14 @@ def test_personalise_without_labels(artifact: Path, tmp_path: Path, call: Any) -
     assert "camera not corrected: not wanted" in out
 
 
+def test_personalise_leaves_out_what_cannot_be_read(artifact: Path, tmp_path: Path, call: Any) -> None:
+    images = pictures(100, 33)[0]
+    images[1::2] = np.random.default_rng(0).integers(250, 256, images[1::2].shape)  # white, give or take a little
+    np.savez(tmp_path / "white.npz", images=images)
+    out, _ = call("personalise", artifact, "--data", tmp_path / "white.npz", "--no-levels")
+    assert "50 left out: they are as from another camera, and the network cannot read them" in " ".join(out.split())
+
+
 def test_personalise_with_a_cache(artifact: Path, mine: Path, call: Any, complains: Any) -> None:
     assert "cache: 120 images" in call("personalise", artifact, "--data", mine, "--cache")[0]
     found = json.loads(call("personalise", artifact, "--data", mine, "--budget", "80kB", "--json")[0])["cache"]

@@ -243,6 +243,17 @@ def test_cameras_that_take_turns(artifact: Path) -> None:
     assert levels["tried"] and not levels["taken"] and levels["information_before"] > 0.4  # 0.04 of every third alone
 
 
+def test_a_camera_that_cannot_be_read(artifact: Path) -> None:
+    """Every other image is white, give or take a little."""
+    images = np.load(artifact / "generic_x.npy")
+    images[1::2] = np.random.default_rng(0).integers(250, 256, images[1::2].shape)
+    np.save(artifact / "white.npy", images)
+    words = "personalise", artifact / "white.npy", "--no-levels"
+    assert answer(artifact, *words)["samples"] == {"train": 150, "judged": 150, "left_out": 150}
+    answer(artifact, "reset")
+    assert "150 samples left out: they are as from another camera" in perse(artifact, *words).stdout
+
+
 def test_a_correction_alone(artifact: Path) -> None:
     """Nothing learnt: the old heads stay, and so does the camera's correction, unless the heads are personal."""
     images, heads = artifact / "user_x.npy", artifact / "heads.pack"

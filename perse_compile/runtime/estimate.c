@@ -155,7 +155,7 @@ static double steps_of(const perse_plan *plan, const perse_fit_options *o, doubl
  * kept again where some are left out, and heads may learn twice. */
 static perse_status count_up(probe *q, const perse_fit_options *o, bool labelled, perse_estimate *out) {
     const perse_plan *plan = q->p->plan;
-    double n = out->samples, image, training = 0, compared;
+    double n = out->samples, image, training = 0;
     PERSE_TRY(perse_factory(q->p, &q->p->spare));
     PERSE_TRY(time_image(q, &image));
     for (uint32_t e = 0; e < plan->exits; e++) {
@@ -164,10 +164,11 @@ static perse_status count_up(probe *q, const perse_fit_options *o, bool labelled
         PERSE_TRY(time_batch(q, e, &batch));
         training += o->epochs * steps_of(plan, o, n) * batch + 3 * n * head + (4 + SEARCH / 2.0) * n * time_row(q);
     }
-    compared = labelled ? 0 : n * ceil(n / PERSE_BLOCK) * time_comparison(q);
+    double compared = labelled ? 0 : n * ceil(n / PERSE_BLOCK) * time_comparison(q);
     out->epochs_at_most = o->epochs;
     out->seconds = out->images * image + training + compared;
-    out->seconds_at_most = out->seconds + MORE_COMPARISONS * compared + 2 * image * (out->images < PERSE_ENOUGH_FOR_LEVELS ? out->images : PERSE_ENOUGH_FOR_LEVELS);
+    out->seconds_at_most = out->seconds + 2 * image * (out->images < PERSE_ENOUGH_FOR_LEVELS ? out->images : PERSE_ENOUGH_FOR_LEVELS);
+    out->seconds_at_most += MORE_COMPARISONS * compared;
     if (!labelled && o->neighbours > 0) out->seconds_at_most += training;
     out->core_seconds = out->seconds * q->p->threads;
     out->core_seconds_at_most = out->seconds_at_most * q->p->threads;
