@@ -484,6 +484,58 @@ def test_products_of_two_tensors(rank: int, tmp_path: Path) -> None:
     check(build, (12, 5, 4), tmp_path)
 
 
+@pytest.mark.parametrize("last", ["", "mul", "add", "both"])
+def test_large_products_of_two_tensors(last: str, tmp_path: Path) -> None:
+    """More than a kernel's workspace holds: row by row, with what comes after."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        keys = call(g, ops.reshape, x, (3, 8, 144))
+        queries = call(g, ops.permute, keys, (0, 1, 3, 2))
+        made = call(g, ops.matmul, queries, keys)
+        if last == "mul":
+            made = call(g, ops.mul, made, 0.3)
+        if last == "add":
+            made = call(g, ops.add, made, tensor("mask", torch.randn(3, 144, 144)))
+        if last == "both":
+            made = call(g, ops.add, made, call(g, ops.matmul, queries, call(g, ops.relu, keys)))
+        return call(g, ops.softmax, made, 3)
+
+    check(build, (24, 12, 12), tmp_path)
+
+
+@pytest.mark.parametrize("op", [ops.mean, ops.amax])
+def test_large_reductions(op: Any, tmp_path: Path) -> None:
+    """Of the parts of a split attention: what is left is an image, larger than a kernel's workspace."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        both = call(g, op, call(g, ops.reshape, x, (2, 32, 24, 26)), (1,), False)
+        return call(g, ops.relu, call(g, ops.mul, both, 2.0))
+
+    check(build, (64, 24, 26), tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [(1, 16, 6, 8), (1, 1, 6, 8), (16, 6, 1), (6, 8)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_constants_of_places(kernel: int, sizes: tuple[int, ...], tmp_path: Path) -> None:
+    """As a position table: added where the kernel sees all pixels as a few rows."""
+
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        weight = tensor("w", torch.randn(16, 32, kernel, kernel))
+        made = call(g, ops.conv2d, x, weight, None, (1, 1), (kernel // 2,) * 2, (1, 1), 1)
+        return call(g, ops.relu, call(g, ops.add, made, tensor("places", torch.randn(sizes))))
+
+    check(build, (32, 6, 8), tmp_path)
+
+
+def test_permuted_there_and_back(tmp_path: Path) -> None:
+    def build(g: fx.Graph, x: fx.Node, tensor: Any) -> fx.Node:
+        rows = call(g, ops.relu, call(g, ops.permute, x, (0, 2, 3, 1)))
+        back = call(g, ops.permute, call(g, ops.permute, rows, (0, 3, 1, 2)), (0, 2, 3, 1))
+        return call(g, ops.add, call(g, ops.layer_norm, back, None, None, 1e-5), rows)
+
+    check(build, (8, 5, 4), tmp_path)
+
+
 TURNED: dict[str, Build] = {
     "convolution": lambda g, x, t: call(
         g, ops.conv2d, x, t("w", torch.randn(4, 6, 3, 3)), None, (1, 1), (1, 1), (1, 1), 1),

@@ -11,9 +11,13 @@ import pytest
 from benchmarks.train_steps import compile_driver, make_steps, run_driver, train_in_torch
 from perse_compile import manifest, targets
 from perse_compile.building.build import build
+from perse_compile.passes import default_pipeline
+from perse_compile.pipeline import run
 from perse_compile.program import Program
 
+from . import models
 from .artifacts import device_for, tiny_program
+from .helpers import traced
 
 STEPS = 20
 TOLERANCE = 1e-4  # relative: of the loss, and of the largest weight
@@ -61,3 +65,18 @@ def test_twenty_steps(trainer: tuple[str, Path, Path], exit: int, kind: str, tmp
     after = manifest.read_pack(folder / manifest.PACK).exits
     for other in set(range(len(before))) - {exit}:
         np.testing.assert_array_equal(after[other].weight, before[other].weight)
+
+
+def test_more_classes_than_a_kernel_has_room_for(tmp_path: Path) -> None:
+    """ImageNet-21k's: a row of logits is worked on in parts."""
+    program = run(traced(models.Plain(21841), "many"), default_pipeline(1))
+    built = build(program, targets.load("x86_64-linux"), tmp_path / "many")
+    assert built.selftest is not None
+    assert max(exit["max_rel_diff"] for exit in built.selftest["exits"]) < 5e-5
+    compile_driver(tmp_path / "many", targets.load("x86_64-linux"), tmp_path / "train_steps")
+    before = manifest.read_pack(tmp_path / "many" / manifest.PACK).exits[0]
+    steps = make_steps(len(before.shift), len(before.bias), "mixed", 2)
+    got = run_driver([str(tmp_path / "train_steps")], tmp_path / "many", 0, steps, tmp_path / "steps.bin")
+    expected = train_in_torch(before, steps)
+    np.testing.assert_allclose(got.losses, expected.losses, rtol=TOLERANCE)
+    assert np.abs(got.weight - expected.weight).max() <= TOLERANCE * np.abs(expected.weight).max()

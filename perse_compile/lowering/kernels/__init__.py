@@ -59,6 +59,9 @@ def lower_group(
         except KeyError as error:
             raise LoweringError(f"node {node.name}: no lowering for {op} ({error})") from error
     result = scope.inner[group.last]
+    if any(result.tensor is tensor for tensor, _ in scope.inputs):  # permuted there and back: nothing is computed
+        values[group.last.name] = replace(laid[args_of(group.nodes[0])[0].name], order=result.order)
+        return scope.before
     stored = _store(scope, group.last, result)
     made = call(scope, group, result, stored, arrangement.summed.get(group.last, 0))
     values[group.last.name] = stored

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import fx
 from tvm import te
 
@@ -73,9 +74,12 @@ def broadcast(
         full = operand.reshape((1,) * (rank - operand.ndim) + operand.shape)
         laid = full.transpose(order)
         if scope.rows is not None:
-            if math.prod(laid.shape[:-1]) != 1:
-                raise LoweringError(f"node {node.name}: cannot add a constant of shape {operand.shape} here")
-            laid = laid.reshape(1, 1, 1, -1)
+            if math.prod(laid.shape[:-1]) == 1:
+                laid = laid.reshape(1, 1, 1, -1)
+            else:  # one for each pixel: in as many rows as the kernel sees
+                sizes = (1, *node.meta["shape"])
+                laid = np.broadcast_to(laid, (*(sizes[i] for i in order[:-1]), laid.shape[-1]))
+                laid = laid.reshape(1, *scope.rows, -1)
         tensor = scope.constant(f"{node.name}.constant", laid)
         shape = laid.shape
     return lambda i: tensor(*[0 if size == 1 else k for size, k in zip(shape, i, strict=True)])

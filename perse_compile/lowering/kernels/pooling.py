@@ -195,15 +195,16 @@ def reduced(
     dims, keepdim = args_of(node)[1:3]
     plain = transposed(value, tuple(range(len(value.order))))
     axes = {d: te.reduce_axis((0, plain.logical[d]), f"r{d}") for d in dims}
-    out_shape = (1, *node.meta["shape"])
-    kept = [d for d in range(len(plain.logical)) if d not in axes]
+    sizes = (1, *node.meta["shape"])
+    order = default_order(len(sizes))  # of the sums too: a result that lies otherwise would need all of them at once
+    out_shape = tuple(sizes[d] for d in order)
+    kept = [d for d in range(len(plain.logical)) if keepdim or d not in axes]
 
     def at(*index: Any) -> Any:
-        position = dict(zip(range(len(out_shape)) if keepdim else kept, index, strict=True))
+        position = {kept[d]: i for d, i in zip(order, index, strict=True)}
         where = [axes.get(d, position.get(d)) for d in range(len(plain.logical))]
         return reduce(plain.tensor(*where), axis=list(axes.values()))
 
     total = te.compute(out_shape, at, name="total")
     scope.schedule = partial(elementwise.schedule_any, target=scope.target)
-    out = Value(te.compute(out_shape, lambda *i: finish(total(*i)), name="reduced"), tuple(range(len(out_shape))))
-    return transposed(out, default_order(len(out_shape)))
+    return Value(te.compute(out_shape, lambda *i: finish(total(*i)), name="reduced"), order)

@@ -17,7 +17,7 @@ from perse_compile.lowering.kernels.padding import padded_input
 from perse_compile.lowering.kernels.scope import Array, KernelCall, Scheduler, Scope, Stored, args_of
 from perse_compile.lowering.schedules import conv, elementwise
 from perse_compile.lowering.schedules import depthwise as depthwise_schedule
-from perse_compile.lowering.values import CHANNELS_LAST, Constant, Value, default_order, transposed
+from perse_compile.lowering.values import CHANNELS_LAST, Constant, Value, transposed
 from perse_compile.lowering.workload import Workload, of_conv, of_product
 
 
@@ -173,5 +173,4 @@ def matmul(scope: Scope, node: fx.Node) -> Value:
     acc = te.compute(shape, lambda *i: te.sum(a.tensor(*i[:-1], k) * b.tensor(*i[:-2], k, i[-1]), axis=k), name="acc")
     scope.describe(math.prod(shape) * a.shape[-1], f"product {'x'.join(map(str, shape[1:]))}, {a.shape[-1]} deep")
     scope.schedule = partial(elementwise.schedule_any, target=scope.target)
-    out = Value(te.compute(shape, lambda *i: acc(*i), name="product"), plain)
-    return transposed(out, default_order(rank))
+    return Value(te.compute(shape, lambda *i: acc(*i), name="product"), plain)

@@ -151,8 +151,9 @@ def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
         if not spatial:
             continue
         if reduced and len(spatial) >= 2:
+            spatial = shorter_rows(sch, spatial)
             sch.reorder(*spatial[:-1], *reduced, spatial[-1])
-            row = _parallel(sch, spatial[:-1], loops)
+            row = _parallel(sch, spatial[:-1], [*spatial, *reduced])
             placed |= _follow_by_rows(sch, block, row, target)
             _vectorise(sch, spatial[-1], target)
             init = sch.decompose_reduction(block, reduced[0])
@@ -162,6 +163,13 @@ def schedule_any(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
         elif not reduced:
             spread(sch, spatial, target)
     return sch.mod["main"]
+
+
+def shorter_rows(sch: s_tir.Schedule, spatial: list[Any]) -> list[Any]:
+    """With the last loop in parts, if a kernel's workspace has no room for a whole row."""
+    *outer, last = spatial
+    extent = int(sch.get(last).extent)
+    return [*outer, *sch.split(last, [-(-extent // LONGEST_ROW), None])] if extent > 2 * LONGEST_ROW else spatial
 
 
 def spread(sch: s_tir.Schedule, loops: list[Any], target: Target) -> None:
@@ -186,11 +194,14 @@ def _follow_by_rows(sch: s_tir.Schedule, block: Any, row: Any, target: Target) -
 def _reads_in_step(sch: s_tir.Schedule, block: Any, reader: Any) -> bool:
     """Whether the reader takes element [i, j, ...] for its own [i, j, ...] and nothing else of the block's result."""
     result = sch.get(block).writes[0].source
-    own = [iter_var.var for iter_var in sch.get(reader).iter_vars]
+    own = sch.get(reader).iter_vars
     regions = [access.region for access in sch.get(reader).reads if access.source.same_as(result)]
     return all(
         len(region) == len(own)
-        and all(r.min.same_as(var) and int(r.extent) == 1 for r, var in zip(region, own, strict=True))
+        and all(
+            int(r.extent) == 1 and (r.min.same_as(each.var) or int(each.dom.extent) == 1)  # which is written as 0
+            for r, each in zip(region, own, strict=True)
+        )
         for region in regions
     )
 
