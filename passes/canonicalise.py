@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import operator
 import re
 from dataclasses import dataclass
 from types import BuiltinFunctionType
@@ -11,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 
 from perse_compile import mends
 from perse_compile.errors import PassError
 from perse_compile.ops import OPS
 from perse_compile.passes.spellings import FUNCTIONS, METHODS, MODULES, PLAIN_FUNCTIONS, Unsupported
+from perse_compile.passes.spellings.batch import MOVABLE, NEVER_FIRST, Moved, of_parts
 from perse_compile.passes.spellings.rules import without_its_batch
 from perse_compile.pipeline import Pass
 from perse_compile.program import Program, make_module
@@ -25,7 +27,8 @@ from perse_compile.shapes import BATCH, first_line, run_on_meta, without_batch
 COPIES = {  # what gives a tensor of its own even where that is the same as its argument
     "clone", "pow", "cat", "concat", "pad", "interpolate", "roll", "repeat", "tile", "adaptive_avg_pool2d",
     "adaptive_max_pool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "Upsample", "UpsamplingNearest2d", "ZeroPad2d",
-    "ConstantPad2d", "ReflectionPad2d", "ReplicationPad2d", "CircularPad2d",
+    "ConstantPad2d", "ReflectionPad2d", "ReplicationPad2d", "CircularPad2d", "flip", "index_select",
+    "repeat_interleave", "UpsamplingBilinear2d", "avg_pool1d",
 }  # fmt: skip
 MAKERS = (torch.zeros, torch.ones, torch.full)
 RESERVED = re.compile(r"(exit\d+|final)(\.|$)")  # tensor names that belong to heads
@@ -58,6 +61,7 @@ class Emitter:
         self.values: dict[fx.Node, Any] = {}
         self.owner: dict[Any, fx.Node] = {}  # node -> the first that shares its memory
         self.meta: dict[fx.Node, Any] = {}  # new node -> meta tensor
+        self.parts: dict[fx.Node, int] = {}  # new node -> how many images forward has made of each (spellings/batch.py)
         self.tensors: dict[str, Tensor] = {}
         self.tensor_nodes: dict[int, fx.Node] = {}
         self.tensor_names = {id(t): name for name, t in program.tensors().items()}
@@ -71,15 +75,40 @@ class Emitter:
 
     def __call__(self, op: str, *args: Any, suffix: str = "") -> fx.Node:
         """Add a call of an operation; it takes the name of the node being rewritten."""
+        data: list[fx.Node] = []
+        map_arg(args, data.append)
+        parts, *others = {self.parts.get(node, 1) for node in data}
+        if others:
+            raise Unsupported("images together with parts of them that are a batch of their own")
+        if parts == 1:
+            return self.add(op, args, 1, suffix)
+        if op == "affine":
+            scale, shift = (t.reshape(-1, *(1,) * (len(self.shape(args[0])) - 2)) for t in args[1:])
+            return self("add", self("mul", args[0], scale, suffix="scaled"), shift, suffix=suffix)
+        return self.add(op, of_parts(op, args, parts), parts, suffix)
+
+    def add(self, op: str, args: tuple[Any, ...], parts: int, suffix: str) -> fx.Node:
         args = map_aggregate(args, lambda a: self.tensor_node(a) if isinstance(a, Tensor) else a)
         node = self.graph.create_node("call_function", OPS[op], args, name=self.new_name(suffix))
         value = run_on_meta(node, self.meta)
         node.meta["shape"], self.meta[node] = without_batch(node.name, value), value
+        if parts > 1:
+            self.parts[node], node.meta["parts"] = parts, True
         return node
 
-    def shape(self, node: fx.Node) -> tuple[int, ...]:
+    def reshape(self, x: fx.Node, shape: tuple[int, ...]) -> fx.Node:
+        """To a shape whose first number is the batch's, or parts of it."""
+        parts = shape[0] // BATCH
+        return self.add("reshape", (x, (parts, *shape[1:]) if parts > 1 else tuple(shape[1:])), parts, "")
+
+    def shape(self, x: fx.Node | Moved) -> tuple[int, ...]:
         """With the batch, which is BATCH."""
-        return tuple(self.meta[node].shape)
+        if isinstance(x, Moved):
+            own = self.shape(x.node)
+            return tuple(own[d] for d in x.order)
+        first, *rest = self.meta[x].shape
+        parts = self.parts.get(x, 1)
+        return (first * parts, *(rest if parts == 1 else rest[1:]))
 
     def users(self) -> list[fx.Node]:
         return list(self.current.users)
@@ -109,21 +138,21 @@ class Emitter:
             self.values[node] = fetch(self.module, str(node.target))
         elif node.op == "output":
             result = self.resolve(node.args[0])
-            if not isinstance(result, fx.Node) or len(self.shape(result)) != 2:
+            if not isinstance(result, fx.Node) or len(self.shape(result)) != 2 or result in self.parts:
                 raise PassError(f"{self.program.name} must return one tensor of logits, (batch, classes)")
             self.graph.create_node("output", "output", (result,), name=node.name)
         else:
             try:
                 self.values[node] = self.call(node)
                 same = next((n for n in node.all_input_nodes if self.values[n] is self.values[node]), node)
-                copied = self.describe(node).partition(" ")[0] in COPIES
+                copied = self.describe(node).partition(" ")[0] in COPIES or self.picks(node)
                 self.owner[node] = node if copied else self.owner.get(same, same)
             except (Unsupported, PassError) as error:
                 raise PassError(f"node {node.name} ({self.describe(node)}{source_line(node)}): {error}") from error
 
     def call(self, node: fx.Node) -> Any:
         args, kwargs = self.resolve(node.args), self.resolve(node.kwargs)
-        if not contains(fx.Node, (args, kwargs)):
+        if not contains((fx.Node, Moved), (args, kwargs)):
             return self.compute(node, args, kwargs)
         rule: Any
         if node.op == "call_module":
@@ -143,6 +172,8 @@ class Emitter:
             kwargs["dim"] = kwargs.pop("axis")
         try:
             takes.bind(self, *args, **kwargs)
+            if rule not in MOVABLE and contains(Moved, (args, kwargs)):
+                raise Unsupported(NEVER_FIRST)
             return rule(self, *args, **kwargs)
         except (Unsupported, PassError):
             raise
@@ -156,10 +187,12 @@ class Emitter:
                 if node.op == "call_module":
                     return self.module.get_submodule(str(node.target))(*args, **kwargs)
                 if node.op == "call_method":
-                    if node.target in ("view", "reshape", "expand"):
+                    if node.target in ("view", "reshape", "expand", "repeat", "tile"):
                         args = (args[0], *without_its_batch(args[1:]))
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 target: Any = node.target
+                if target in (torch.broadcast_to, torch.tile):
+                    args = (args[0], *without_its_batch(args[1:]))
                 if target in MAKERS:
                     args, kwargs = of_one_image(target, args, kwargs)
                 if (
@@ -172,6 +205,13 @@ class Emitter:
         except Exception as error:
             raise Unsupported(first_line(error)) from error
         raise Unsupported(self.no_operation(node))
+
+    def picks(self, node: fx.Node) -> bool:
+        """By places, which copies; other indices give a part of the same memory."""
+        if node.target is not operator.getitem:
+            return False
+        items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+        return any(isinstance(self.resolve(item), (list, tuple, Tensor)) for item in items)
 
     def no_operation(self, node: fx.Node) -> str:
         return f"no operation for this; {mends.of_operation(self.describe(node).partition(' ')[0])}"
@@ -246,7 +286,7 @@ def fetch(module: nn.Module, path: str) -> Any:
     return value
 
 
-def contains(kind: type, value: Any) -> bool:
+def contains(kind: type | tuple[type, ...], value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return any(contains(kind, item) for item in value)
     if isinstance(value, dict):

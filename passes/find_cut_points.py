@@ -11,7 +11,7 @@ from perse_compile.pipeline import Pass
 from perse_compile.program import CutPoint, Program
 from perse_compile.rewriting import data_inputs, is_op
 
-CHANNELS_FIRST = (0, 1, 2, 3)
+CHANNELS_FIRST, CHANNELS_LAST = (0, 1, 2, 3), (0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ def crossed_by_all(graph: fx.Graph) -> list[fx.Node]:
     return crossed
 
 
+def brought_first(node: fx.Node) -> bool:
+    """Whether everybody who reads it moves its channels to the front, as of tokens that become an image again."""
+    return bool(node.users) and all(is_op(user, "permute") and user.args[1] == (0, 3, 1, 2) for user in node.users)
+
+
 def image_nodes(graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose dimensions are channels, height, width: 4D, and not between a permute and its inverse."""
     order: dict[fx.Node, tuple[int, ...]] = {}
@@ -53,9 +58,10 @@ def image_nodes(graph: fx.Graph) -> set[fx.Node]:
         if is_op(node, "permute") and len(node.args[1]) == len(order[node]):
             order[node] = tuple(order[node][d] for d in node.args[1])
         elif len(node.meta.get("shape", ())) != 3 or is_op(node, "reshape"):
-            order[node] = CHANNELS_FIRST
+            order[node] = CHANNELS_LAST if brought_first(node) else CHANNELS_FIRST
     return {
         n
         for n in graph.nodes
         if order[n] == CHANNELS_FIRST and len(n.meta.get("shape", ())) == 3 and n.op == "call_function"
+        if "parts" not in n.meta
     }

@@ -51,12 +51,9 @@ OPERATIONS = (
     ),
     ("item|tolist|numpy", "leave it a tensor"),
     ("rand.*|bernoulli|multinomial|normal_?", "random numbers belong to training; guard them with self.training"),
+    ("Fold|fold|Unfold|unfold", "windows that do not overlap are a view and a permute"),
     (
-        "ConvTranspose2d|conv_transpose2d|Upsampling.*|Fold|fold",
-        "images grow by whole factors and repeated pixels only (F.interpolate by 'nearest')",
-    ),
-    (
-        "LSTM|GRU|RNN|MultiheadAttention|Transformer.*|baddbmm|einsum|Embedding",
+        "LSTM|GRU|RNN|MultiheadAttention|Transformer.*|baddbmm|Embedding",
         "only convolutional classifiers are compiled",
     ),
     (r"\w+[13]d", "only 2D images are compiled"),

@@ -1,4 +1,4 @@
-"""Ten small networks as people write them, each with something that tracing or compiling could stumble over."""
+"""Small networks as people write them, each with something that tracing or compiling could stumble over."""
 
 from __future__ import annotations
 
@@ -216,4 +216,43 @@ class WeirdNames(nn.Module):
         return self.final(pooled)
 
 
-ALL = (Inception, Recurrent, Functional, Overwriting, Panorama, Gray, Dilated, Asymmetric, Grouped, WeirdNames)
+class UpAndDown(nn.Module):
+    """Images that grow and shrink by any size, by weights too; coordinates; a mirror; a mean of several answers."""
+
+    input_size = 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(5, 12, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(12, 8, 3, stride=2, padding=1, output_padding=1)
+        self.gate, self.down = nn.Conv2d(12, 8, 1), nn.Conv2d(16, 12, 3, stride=2, padding=1)
+        self.register_buffer("rows", torch.linspace(-1, 1, 24).view(1, 1, 24, 1).expand(1, 1, 24, 24).contiguous())
+        self.fcs = nn.ModuleList(nn.Linear(12, 5) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.rows.expand(x.shape[0], -1, -1, -1)
+        x = F.relu(self.stem(torch.cat((x, rows, rows.transpose(2, 3)), 1)))
+        gate = F.interpolate(
+            self.gate(F.avg_pool2d(x, 5)).sigmoid(), size=(24, 24), mode="bilinear", align_corners=False
+        )
+        grown = self.up(x) * gate
+        x = F.relu(self.down(torch.cat((grown, grown.flip(3)[:, ::3], grown[:, [6, 1, 4, 2, 0]]), 1)))
+        x = F.interpolate(F.interpolate(x, 7), size=(10, 9), mode="bicubic") + x[:, :, 1:11, 2:11]
+        tokens = torch.einsum("bchw,bdhw->bcd", x, x.softmax(1)) * 0.1
+        pooled = F.adaptive_avg_pool1d(tokens, 1).squeeze(-1)
+        return torch.stack([fc(pooled) for fc in self.fcs]).mean(0)
+
+
+ALL = (
+    Inception,
+    Recurrent,
+    Functional,
+    Overwriting,
+    Panorama,
+    Gray,
+    Dilated,
+    Asymmetric,
+    Grouped,
+    WeirdNames,
+    UpAndDown,
+)

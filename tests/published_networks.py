@@ -259,6 +259,135 @@ class CompactTransformer(nn.Module):
         return self.fc(self.last(self.down(x.transpose(1, 2).view(n, channels, 8, 8))).mean((2, 3)))
 
 
+class MobileViT(nn.Module):
+    """Mehta and Rastegari 2021: the same pixel of every patch as a row of tokens; rows are a batch of their own."""
+
+    input_size = 32
+
+    class Block(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.local, self.joined = conv(channels, channels, act=nn.SiLU), conv(2 * channels, channels, act=nn.SiLU)
+            self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+            self.qkv, self.proj = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+            self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels))
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, c, h, w = x.shape
+            rows, columns = h // 2, w // 2
+            t = self.local(x).reshape(b * c * rows, 2, columns, 2).transpose(1, 2)
+            t = t.reshape(b, c, rows * columns, 4).transpose(1, 3).reshape(b * 4, rows * columns, c)
+            qkv = self.qkv(self.norm1(t)).reshape(b * 4, rows * columns, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv.unbind(0)
+            t = t + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            t = t + self.mlp(self.norm2(t))
+            t = t.view(b, 4, rows * columns, c).transpose(1, 3)
+            t = t.reshape(b * c * rows, columns, 2, 2).transpose(1, 2).reshape(b, c, h, w)
+            return self.joined(torch.cat((x, t), dim=1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv(3, 16, stride=2, act=nn.SiLU), conv(16, 16, act=nn.SiLU))
+        self.blocks = nn.Sequential(self.Block(16), conv(16, 24, stride=2, act=nn.SiLU), self.Block(24))
+        self.fc = nn.Linear(24, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+class MaxViT(nn.Module):
+    """Tu et al. 2022, Swin: attention within windows and across them, with a bias for each distance."""
+
+    input_size = 36
+
+    class Attention(nn.Module):
+        def __init__(self, channels: int, size: int, across: bool) -> None:
+            super().__init__()
+            self.size, self.across, self.scale = size, across, (channels // 2) ** -0.5
+            self.norm, self.qkv, self.proj = (
+                nn.LayerNorm(channels),
+                nn.Linear(channels, 3 * channels),
+                nn.Linear(channels, channels),
+            )
+            self.bias = nn.Parameter(torch.randn((2 * size - 1) ** 2, 2))
+            at = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")).flatten(1)
+            off = at[:, :, None] - at[:, None, :] + size - 1
+            self.register_buffer("index", off[0] * (2 * size - 1) + off[1])
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, h, w, c = x.shape
+            s = self.size
+            if self.across:
+                parts = x.view(b, s, h // s, s, w // s, c).permute(0, 2, 4, 1, 3, 5)
+            else:
+                parts = x.view(b, h // s, s, w // s, s, c).permute(0, 1, 3, 2, 4, 5)
+            t = parts.contiguous().view(-1, s * s, c)
+            qkv = self.qkv(self.norm(t)).reshape(t.shape[0], s * s, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv[0], qkv[1], qkv[2]
+            likeness = (q * self.scale) @ k.transpose(-2, -1)
+            bias = self.bias[self.index.view(-1)].view(s * s, s * s, -1).permute(2, 0, 1).contiguous()
+            weights = (likeness + bias.unsqueeze(0)).softmax(dim=-1)
+            t = self.proj((weights @ v).transpose(1, 2).reshape(-1, s * s, c))
+            t = t.view(b, h // s, w // s, s, s, c)
+            t = t.permute(0, 3, 1, 4, 2, 5) if self.across else t.permute(0, 1, 3, 2, 4, 5)
+            return x + t.reshape(b, h, w, c)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv(3, 16, stride=2), conv(16, 16, act=nn.GELU))
+        self.near, self.far = self.Attention(16, 6, False), self.Attention(16, 6, True)
+        self.between = nn.Sequential(conv(16, 16, act=nn.GELU), conv(16, 16, act=nn.GELU))
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.near(self.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.far(self.between(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.fc(x.mean((2, 3)))
+
+
+class BottleneckTransformer(nn.Module):
+    """Srinivas et al. 2021: heads as a batch of their own, distances by padding and slicing."""
+
+    input_size = 32
+
+    class Attention(nn.Module):
+        def __init__(self, channels: int, size: int) -> None:
+            super().__init__()
+            self.heads, self.size, self.qkv = 2, size, nn.Conv2d(channels, 3 * channels, 1, bias=False)
+            self.height = nn.Parameter(torch.randn(2 * size - 1, channels // 2) * 0.1)
+            self.width = nn.Parameter(torch.randn(2 * size - 1, channels // 2) * 0.1)
+            self.norm = nn.BatchNorm2d(channels)
+
+        def distances(self, q: Tensor, table: Tensor, order: tuple[int, ...]) -> Tensor:
+            b, h, w, _ = q.shape
+            x = F.pad((q @ table.transpose(-1, -2)).reshape(-1, w, 2 * w - 1), [0, 1]).flatten(1)
+            x = F.pad(x, [0, w - 1]).reshape(-1, w + 1, 2 * w - 1)[:, :w, w - 1 :]
+            return x.reshape(b, h, 1, w, w).expand(-1, -1, h, -1, -1).permute(order)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, c, h, w = x.shape
+            q, k, v = torch.split(self.qkv(x), c, dim=1)
+            q = q.reshape(b * self.heads, c // 2, h * w).transpose(-1, -2)
+            k, v = k.reshape(b * self.heads, c // 2, -1), v.reshape(b * self.heads, -1, h * w).transpose(-1, -2)
+            likeness = (q @ k) * (c // 2) ** -0.5
+            rows = q.reshape(b * self.heads, h, w, -1)
+            far = self.distances(rows, self.width, (0, 1, 3, 2, 4))
+            far = far + self.distances(rows.transpose(1, 2), self.height, (0, 3, 1, 4, 2))
+            weights = (likeness + far.reshape(b * self.heads, h * w, h * w)).softmax(dim=-1)
+            return F.relu(self.norm((weights @ v).transpose(-1, -2).reshape(b, c, h, w)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv(3, 12, stride=2), conv(12, 24, stride=2), conv(24, 24))
+        self.first, self.second = self.Attention(24, 8), self.Attention(24, 8)
+        self.fc = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.first(x)
+        return self.fc((x + self.second(x)).mean((2, 3)))
+
+
 ALL = (
     CifarResNet,
     AttentionResNet,
@@ -269,4 +398,7 @@ ALL = (
     Retrieval,
     NonLocal,
     CompactTransformer,
+    MobileViT,
+    MaxViT,
+    BottleneckTransformer,
 )

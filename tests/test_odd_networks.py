@@ -45,12 +45,13 @@ def test_the_same_at_every_exit(kind: type[nn.Module], tmp_path: Path) -> None:
 
 
 @pytest.mark.arm
+@pytest.mark.parametrize("kind", [published_networks.Retrieval, published_networks.MaxViT])
 @pytest.mark.parametrize("target", ["arm64-linux", "armv7-linux"])
-def test_the_same_on_arm(target: str, tmp_path: Path) -> None:
-    """Powers, logarithms, exponentials, and everything else of this network."""
+def test_the_same_on_arm(target: str, kind: type[nn.Module], tmp_path: Path) -> None:
+    """Powers, logarithms, exponentials, products of two tensors, and everything else of these networks."""
     emulator(target)
     torch.manual_seed(0)
-    program = run(traced(published_networks.Retrieval(), "retrieval"), default_pipeline())
-    built = build(program, targets.load(target), tmp_path / "retrieval")
+    program = run(traced(kind(), kind.__name__), default_pipeline())
+    built = build(program, targets.load(target), tmp_path / "network")
     assert built.selftest is not None
     assert max(exit["max_rel_diff"] for exit in built.selftest["exits"]) < 5e-5

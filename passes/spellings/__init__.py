@@ -13,9 +13,13 @@ import torch
 from torch import nn
 
 from perse_compile.passes.spellings import activations, arithmetic, layers, parts, pools, shapes
-from perse_compile.passes.spellings.rules import Rule, Unsupported, nothing, unchanged, unchanged_module
+from perse_compile.passes.spellings.batch import takes_moved
+from perse_compile.passes.spellings.rules import Rule, Unsupported, nothing, rank, unchanged, unchanged_module
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "PLAIN_FUNCTIONS", "Unsupported"]
+
+takes_moved(unchanged)
+takes_moved(rank)
 
 MODULES: dict[type[nn.Module], Rule] = {nn.Identity: unchanged_module}
 MODULES |= layers.MODULES | activations.MODULES | pools.MODULES | shapes.MODULES | parts.MODULES

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from perse_compile.passes.spellings.rules import Node, Rule, Unsupported, elementwise, in_place, is_node, rank
+from perse_compile.passes.spellings.shapes import reshape_to
+from perse_compile.shapes import BATCH
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
@@ -120,9 +122,44 @@ def subtracted_from(e: Emitter, input: Any, other: Any, alpha: float = 1.0) -> N
 def expand(e: Emitter, input: Node, *sizes: Any) -> Node:
     """Multiplying and adding broadcast by themselves."""
     broadcasting = (operator.mul, operator.add, operator.sub, torch.mul, torch.add, "mul", "add", "sub", "mul_", "add_")
-    if any(user.target not in broadcasting for user in e.users()):
-        raise Unsupported("expanded for something else than arithmetic")
-    return input
+    if all(user.target in broadcasting for user in e.users()):
+        return input
+    wanted = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+    own = e.shape(input)
+    if len(wanted) != len(own) or wanted[0] not in (-1, own[0]):
+        raise Unsupported("expanded by new dimensions, for something else than arithmetic")
+    return stretched(e, input, tuple(n if s == -1 else s for n, s in zip(own, wanted, strict=True)))
+
+
+def expand_as(e: Emitter, input: Any, other: Node) -> Any:
+    if isinstance(input, Tensor):  # which broadcasts along the batch
+        return input.detach().expand(1, *e.shape(other)[1:])
+    return expand(e, input, e.shape(other))
+
+
+def stretched(e: Emitter, x: Node, shape: tuple[int, ...]) -> Node:
+    """To this shape, with the batch: dimensions of one become as long as wanted."""
+    for dim, (own, wanted) in enumerate(zip(e.shape(x), shape, strict=True)):
+        if own == wanted:
+            continue
+        if own != 1:
+            raise Unsupported(f"expands {own} to {wanted}")
+        now = e.shape(x)
+        rows = reshape_to(e, x, (BATCH, math.prod(now[:dim]) // BATCH, 1, math.prod(now[dim:])))
+        x = reshape_to(e, e("upsample", rows, (wanted, 1), suffix="stretched"), (*now[:dim], wanted, *now[dim + 1 :]))
+    return x
+
+
+def added(op: str) -> Rule:
+    """input + value * (tensor1 op tensor2), of which one at least depends on the image."""
+    of_two = arithmetic(op)
+
+    def rule(e: Emitter, input: Any, tensor1: Any, tensor2: Any, value: float = 1.0) -> Any:
+        if is_node(tensor1) or is_node(tensor2):
+            return add(e, input, of_two(e, tensor1, tensor2), value)
+        return add(e, input, tensor1 * tensor2 if op == "mul" else tensor1 / tensor2, value)
+
+    return rule
 
 
 add, sub, mul, div = (arithmetic(op) for op in ("add", "sub", "mul", "div"))
@@ -134,7 +171,7 @@ METHODS: dict[str, Rule] = {
     "add": add, "sub": sub, "mul": mul, "div": div, "neg": negative, "pow": power, "square": square,
     "true_divide": div, "maximum": maximum, "minimum": minimum, "exp": exp, "sqrt": sqrt, "abs": absolute,
     "rsqrt": root_of_reciprocal, "reciprocal": reciprocal, "rsub": subtracted_from,
-    "expand": expand, "expand_as": expand,
+    "expand": expand, "expand_as": expand_as, "addcmul": added("mul"), "addcdiv": added("div"),
 }  # fmt: skip
 METHODS |= {
     f"{name}_": in_place(METHODS[name])
@@ -147,7 +184,7 @@ FUNCTIONS: dict[Any, Rule] = {
     torch.pow: power, torch.square: square, torch.true_divide: div, torch.divide: div, torch.multiply: mul,
     torch.subtract: sub, torch.rsub: subtracted_from, torch.maximum: maximum, torch.minimum: minimum, torch.exp: exp,
     torch.sqrt: sqrt, torch.rsqrt: root_of_reciprocal, torch.abs: absolute, operator.abs: absolute,
-    abs: absolute, torch.reciprocal: reciprocal,
+    abs: absolute, torch.reciprocal: reciprocal, torch.addcmul: added("mul"), torch.addcdiv: added("div"),
     operator.iadd: in_place(add), operator.isub: in_place(sub), operator.imul: in_place(mul),
     operator.itruediv: in_place(div),
 }  # fmt: skip

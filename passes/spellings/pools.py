@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perse_compile.passes.spellings.arithmetic import maximum, minimum
+from perse_compile.passes.spellings.batch import NEVER_FIRST, Moved, takes_moved, without
 from perse_compile.passes.spellings.rules import (
     Node,
     Rule,
@@ -23,6 +26,7 @@ from perse_compile.passes.spellings.rules import (
     rank,
 )
 from perse_compile.passes.spellings.shapes import reshape_to
+from perse_compile.shapes import BATCH
 
 if TYPE_CHECKING:
     from perse_compile.passes.canonicalise import Emitter
@@ -62,6 +66,23 @@ def avg_pool2d(
     )
 
 
+def of_rows(rule: Rule) -> Rule:
+    """A pool of (N, C, L), as of an image of one row; sizes are single numbers, or one in a tuple."""
+
+    @wraps(rule)
+    def of_a_row(e: Emitter, input: Node, *args: Any, **kwargs: Any) -> Node:
+        sizes = inspect.signature(rule).bind(e, input, *args, **kwargs).arguments
+        for name, along in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1), ("output_size", 1)):
+            if (size := sizes.get(name)) is not None:
+                sizes[name] = (along, size[0] if isinstance(size, (tuple, list)) else size)
+        count, channels, length = e.shape(input)
+        row = e("reshape", input, (channels, 1, length), suffix="row")
+        made = rule(**{**sizes, "input": row})
+        return reshape_to(e, made, (count, channels, e.shape(made)[3]))
+
+    return of_a_row
+
+
 def adaptive(op: str) -> Rule:
     def rule(e: Emitter, input: Node, output_size: Any, return_indices: bool = False) -> Node:
         sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
@@ -73,25 +94,44 @@ def adaptive(op: str) -> Rule:
     return rule
 
 
+def over_moved(rule: Rule) -> Rule:
+    """A reduction that takes a tensor whose batch is elsewhere, too, as torch.stack(...).mean(0)."""
+
+    @wraps(rule)
+    def aware(e: Emitter, input: Any, dim: Any = None, keepdim: bool = False, **more: Any) -> Any:
+        if not isinstance(input, Moved):
+            return rule(e, input, dim, keepdim, **more)
+        if dim is None or keepdim:
+            raise Unsupported(NEVER_FIRST)
+        gone = [input.order[d] for d in (dim if isinstance(dim, (tuple, list)) else (dim,))]
+        return without(e, input, rule(e, input.node, gone, False, **more), gone)
+
+    return takes_moved(aware)
+
+
+@over_moved
 def mean(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Node:
     return e("mean", input, dimensions(e, input, dim), bool(keepdim))
 
 
+@over_moved
 def total(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Node:
     dims = dimensions(e, input, dim)
     count = math.prod(e.shape(input)[d] for d in dims)
     return e("mul", e("mean", input, dims, bool(keepdim), suffix="mean"), float(count))
 
 
+@over_moved
 def greatest(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False) -> Node:
     dims = dimensions(e, input, dim)
-    if dims != (2, 3) or rank(e, input) != 4:
+    if dims != (2, 3) or rank(e, input) != 4 or e.shape(input)[0] != BATCH:
         return e("amax", input, dims, bool(keepdim))
     return reshape_to(
         e, e("adaptive_max_pool2d", input, (1, 1), suffix="pool"), e.shape(input)[:2] + (1, 1) * bool(keepdim)
     )
 
 
+@over_moved
 def least(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False) -> Node:
     return e("mul", greatest(e, e("mul", input, -1.0, suffix="negated"), dim, keepdim), -1.0)
 
@@ -111,13 +151,15 @@ def extremes(of_two: Rule, of_dimension: Rule) -> Rule:
     """torch.max and torch.min, of two tensors or of one dimension."""
 
     def rule(e: Emitter, input: Node, dim: Any = None, keepdim: bool = False, other: Any = None) -> Node | Extremes:
-        other = dim if is_node(dim) or isinstance(dim, Tensor) else other
+        other = dim if is_node(dim) or isinstance(dim, (Tensor, Moved)) else other
         if other is not None:
+            if isinstance(input, Moved) or isinstance(other, Moved):
+                raise Unsupported(NEVER_FIRST)
             result: Node = of_two(e, input, other)
             return result
         return Extremes(of_dimension(e, input, dim, keepdim), Positions())
 
-    return rule
+    return takes_moved(rule)
 
 
 def var(
@@ -167,6 +209,7 @@ def log(e: Emitter, input: Node) -> Node:
     """Of a softmax from what that is taken of: its shares may be too small to have a logarithm."""
     if is_call(input, "softmax"):
         source, dim = input.args
+        dim -= "parts" in input.meta  # type: ignore[operator]  # which come before it there
         return log_softmax(e, source, dim)  # type: ignore[arg-type]
     return e("log", input)
 
@@ -184,6 +227,9 @@ def dimensions(e: Emitter, x: Node, dim: Any) -> tuple[int, ...]:
 
 
 adaptive_avg_pool2d, adaptive_max_pool2d = adaptive("adaptive_avg_pool2d"), adaptive("adaptive_max_pool2d")
+max_pool1d, avg_pool1d, adaptive_avg_pool1d, adaptive_max_pool1d = (
+    of_rows(rule) for rule in (max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d)
+)
 
 MODULES: dict[type[nn.Module], Rule] = {
     nn.MaxPool2d: of_module(
@@ -193,6 +239,11 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.AdaptiveAvgPool2d: of_module(adaptive_avg_pool2d, "output_size"),
     nn.AdaptiveMaxPool2d: of_module(adaptive_max_pool2d, "output_size", "return_indices"),
     nn.LogSoftmax: of_module(log_softmax, "dim"),
+    nn.MaxPool1d: of_module(
+        max_pool1d, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    nn.AvgPool1d: of_module(avg_pool1d, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
+    nn.AdaptiveAvgPool1d: of_module(adaptive_avg_pool1d, "output_size"),
+    nn.AdaptiveMaxPool1d: of_module(adaptive_max_pool1d, "output_size", "return_indices"),
 }  # fmt: skip
 
 torch_max, torch_min = extremes(maximum, greatest), extremes(minimum, least)
@@ -204,6 +255,8 @@ METHODS: dict[str, Rule] = {
 
 FUNCTIONS: dict[Any, Rule] = {
     F.max_pool2d: max_pool2d, torch.max_pool2d: max_pool2d, F.avg_pool2d: avg_pool2d,
+    F.max_pool1d: max_pool1d, torch.max_pool1d: max_pool1d, F.avg_pool1d: avg_pool1d,
+    F.adaptive_avg_pool1d: adaptive_avg_pool1d, F.adaptive_max_pool1d: adaptive_max_pool1d,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d, F.adaptive_max_pool2d: adaptive_max_pool2d, torch.mean: mean,
     torch.sum: total, torch.amax: greatest, torch.amin: least, torch.max: torch_max, torch.min: torch_min,
     torch.var: var, torch.std: std, torch.norm: norm, torch.linalg.vector_norm: vector_norm, torch.log: log,

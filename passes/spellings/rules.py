@@ -34,7 +34,7 @@ def is_node(value: Any) -> bool:
     return isinstance(value, fx.Node)
 
 
-def rank(e: Emitter, x: Node) -> int:
+def rank(e: Emitter, x: Any) -> int:
     return len(e.shape(x))
 
 

@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perse_compile.passes.spellings.batch import Moved, in_order, takes_moved
 from perse_compile.passes.spellings.rules import (
     Node,
     Rule,
@@ -40,7 +41,7 @@ def reshape_to(e: Emitter, x: Node, shape: tuple[int, ...]) -> Node:
     """To a shape with the batch. Two reshapes are one; none if nothing changes; a shuffle is an operation."""
     if math.prod(shape) != math.prod(e.shape(x)):
         raise Unsupported(f"cannot make {shape[1:]} of {e.shape(x)[1:]}")
-    if not shape or shape[0] != BATCH:
+    if not shape or not shape[0] or shape[0] % BATCH:
         raise Unsupported(
             "mixes the batch with other dimensions; keep the batch as dimension 0 (view(x.size(0), ...), flatten(1))"
         )
@@ -49,9 +50,9 @@ def reshape_to(e: Emitter, x: Node, shape: tuple[int, ...]) -> Node:
         return reshape_to(e, source, shape)
     if is_call(x, "permute") and x.args[1] == (0, 2, 1, 3, 4) and is_call(source, "reshape"):
         whole, groups = source.args[0], e.shape(source)[1]
-        if e.shape(whole) == shape:
+        if e.shape(whole) == shape and shape[0] == BATCH and e.shape(source)[3:] == shape[2:]:
             return e("channel_shuffle", whole, groups)
-    return x if e.shape(x) == shape else e("reshape", x, tuple(shape[1:]))
+    return x if e.shape(x) == shape else e.reshape(x, shape)
 
 
 def reshape_as(e: Emitter, input: Node, other: Node) -> Node:
@@ -85,20 +86,24 @@ def unsqueeze(e: Emitter, input: Node, dim: int) -> Node:
     return reshape_to(e, input, tuple(shape))
 
 
-def permute(e: Emitter, input: Node, *dims: Any) -> Node:
-    order = tuple(d % rank(e, input) for d in (dims[0] if isinstance(dims[0], (tuple, list)) else dims))
-    if order[0] != 0:
-        raise Unsupported("moves the batch; keep it as dimension 0")
-    return input if order == tuple(range(len(order))) else e("permute", input, order)
+@takes_moved
+def permute(e: Emitter, input: Node | Moved, *axes: Any, dims: Any = ()) -> Node | Moved:
+    wanted = axes or (dims,)
+    order = [d % rank(e, input) for d in (wanted[0] if isinstance(wanted[0], (tuple, list)) else wanted)]
+    if isinstance(input, Moved):
+        return in_order(e, input.node, [input.order[d] for d in order])
+    return in_order(e, input, order)
 
 
-def transpose(e: Emitter, input: Node, dim0: int, dim1: int) -> Node:
+@takes_moved
+def transpose(e: Emitter, input: Any, dim0: int, dim1: int) -> Any:
     order = list(range(rank(e, input)))
     order[dim0], order[dim1] = order[dim1], order[dim0]
     return permute(e, input, order)
 
 
-def movedim(e: Emitter, input: Node, source: Any, destination: Any) -> Node:
+@takes_moved
+def movedim(e: Emitter, input: Any, source: Any, destination: Any) -> Any:
     moved, to = ([d % rank(e, input) for d in ((x,) if isinstance(x, int) else x)] for x in (source, destination))
     order = [d for d in range(rank(e, input)) if d not in moved]
     for dim, place in sorted(zip(moved, to, strict=True), key=lambda pair: pair[1]):
@@ -135,7 +140,7 @@ def interpolate(
     e: Emitter, input: Node, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
     align_corners: Any = None, recompute_scale_factor: Any = None, antialias: bool = False,
 ) -> Node:  # fmt: skip
-    """To the same size, or by whole factors: of pixels that are repeated or left out."""
+    """By whole factors of pixels that are repeated or left out; else each row and column is a sum of others."""
     own = an_image(e, input)[2:]
     if size is None:
         factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * 2
@@ -148,21 +153,37 @@ def interpolate(
     if mode == "nearest" and not (own[0] % wanted[0] or own[1] % wanted[1]):
         step = own[0] // wanted[0], own[1] // wanted[1]
         return e("max_pool2d", input, (1, 1), step, (0, 0), (1, 1), False)
-    if mode not in ("nearest", "nearest-exact") or wanted[0] % own[0] or wanted[1] % own[1]:
-        raise Unsupported(f"from {own} to {wanted} by {mode!r}; only whole factors by 'nearest'")
-    return e("upsample", input, (wanted[0] // own[0], wanted[1] // own[1]))
+    if mode in ("nearest", "nearest-exact") and not (wanted[0] % own[0] or wanted[1] % own[1]):
+        return e("upsample", input, (wanted[0] // own[0], wanted[1] // own[1]))
+    for after, (now, then) in enumerate(zip(own, wanted, strict=True), 2):
+        if now != then:
+            lines = torch.eye(now)[None, None]
+            sums = F.interpolate(lines, (now, then), None, mode, align_corners, antialias=antialias)[0, 0]
+            input = weighted_sums(e, input, after, sums.T.contiguous(), "height" if after == 2 else "width")
+    return input
+
+
+def weighted_sums(e: Emitter, x: Node, dim: int, weights: Tensor, name: str) -> Node:
+    """Along one dimension of an image; weights are (new size, old size)."""
+    weights = e.name_tensor(weights, name)
+    if dim == 3:
+        return e("linear", x, weights, None)
+    turned = e("permute", x, (0, 1, 3, 2), suffix="turned")
+    return e("permute", e("linear", turned, weights, None, suffix=name), (0, 1, 3, 2))
 
 
 def channel_shuffle(e: Emitter, input: Node, groups: int) -> Node:
     return e("channel_shuffle", input, int(groups))
 
 
-def size(e: Emitter, input: Node, dim: int | None = None) -> Any:
+@takes_moved
+def size(e: Emitter, input: Any, dim: int | None = None) -> Any:
     return e.shape(input) if dim is None else e.shape(input)[dim]
 
 
+@takes_moved
 def attribute(e: Emitter, input: Any, name: str) -> Any:
-    if not is_node(input):
+    if not is_node(input) and not isinstance(input, Moved):
         return getattr(input, name)
     if name == "data":
         return input
@@ -187,7 +208,8 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.ChannelShuffle: of_module(channel_shuffle, "groups"),
     nn.PixelShuffle: of_module(pixel_shuffle, "upscale_factor"),
     nn.PixelUnshuffle: of_module(pixel_unshuffle, "downscale_factor"),
-    nn.Upsample: of_module(interpolate, "size", "scale_factor", "mode"),
+    nn.Upsample: of_module(interpolate, "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
+    nn.UpsamplingBilinear2d: of_module(interpolate, "size", "scale_factor", "mode", "align_corners"),
     nn.UpsamplingNearest2d: of_module(interpolate, "size", "scale_factor"),
 }  # fmt: skip
 
