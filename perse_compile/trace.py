@@ -15,9 +15,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, fx, nn
@@ -25,7 +27,7 @@ from torch import Tensor, fx, nn
 from perse_compile import weights as weight_files
 from perse_compile.errors import ModelError
 from perse_compile.program import InputSpec, Program
-from perse_compile.tracing import place_in_model, trace
+from perse_compile.tracing import place_in_model, takes_the_image_only, trace
 
 SEED = 0
 TOLERANCE = 1e-3  # of the largest logit: by how much tracing may change the answer
@@ -35,6 +37,10 @@ NOT_CNNS = ("vit_", "swin_", "maxvit")
 RANDOM_WEIGHTS = (
     "random weights: the pretrained ones of {model} could not be had ({reason});"
     " its answers mean nothing until it is trained"
+)
+NOT_PRETRAINED = (
+    "{model} was made without its pretrained weights, so its answers mean nothing yet; --weights default asks it for"
+    " them, --weights FILE reads them"
 )
 
 
@@ -57,8 +63,10 @@ def trace_model(
         else:
             network, facts = load_torchvision(model, weights, num_classes)
     spec = input_spec(network.eval(), facts, input_size)
-    module = trace(network, model, spec)
-    classes = class_names(network, facts, try_out(network, module, spec, model))
+    module, count = traced(network, model, spec)
+    if num_classes is not None and count != num_classes:
+        raise ModelError(f"{model} has {count} classes whatever num_classes is; leave --num-classes out")
+    classes = class_names(network, facts, count)
     provenance = {
         "model": model,
         "weights": facts["weights"],
@@ -66,6 +74,26 @@ def trace_model(
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
     }
     return Program(model.rpartition(":")[2], module, spec, classes, provenance=provenance)
+
+
+def traced(network: nn.Module, model: str, spec: InputSpec) -> tuple[fx.GraphModule, int]:
+    """The graph, and how many classes there are; raises ModelError."""
+    takes_the_image_only(network, model)
+    try:
+        answer(network, spec, model, SEED)  # before tracing: what the network keeps of a call is of numbers then
+        expected = answer(network, spec, model, SEED + 1).nan_to_num()  # and must not matter. NaN is found elsewhere
+    except ModelError:
+        trace(network, model, spec)  # where that fails, too, it names the line
+        raise
+    module = trace(network, model, spec)
+    found = answer(module, spec, model, SEED + 1).nan_to_num()
+    off = (found - expected).abs().max() if found.shape == expected.shape else torch.inf
+    if not off <= TOLERANCE * expected.abs().max():
+        raise ModelError(
+            f"{model} computes something else when traced; it must be the same function of the image at every call:"
+            " no random numbers, no state, nothing but torch operations"
+        )
+    return module, int(found.shape[1])
 
 
 # --- torchvision's registry -------------------------------------------------------------------------------
@@ -133,13 +161,26 @@ def load_torchvision(model: str, weights: str, num_classes: int | None) -> tuple
 
 def load_factory(model: str, weights: str, num_classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
     factory = find_factory(model)
-    takes_classes = "num_classes" in inspect.signature(factory).parameters
+    takes = inspect.signature(factory).parameters
+    takes_classes = "num_classes" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    own = {"pretrained": True} if weights == "default" and "pretrained" in takes else {}
+
+    def call(classes: int | None) -> Any:
+        if not takes_classes or classes is None:
+            return factory(**own)
+        try:
+            return factory(**own, num_classes=classes)
+        except TypeError as error:
+            if "num_classes" in takes or "num_classes" not in str(error):
+                raise
+            return factory(**own)  # its **kwargs do not mean that
+
     if num_classes is not None and not takes_classes:
         raise ModelError(f"{model} takes no num_classes; leave --num-classes out, or give the factory that parameter")
 
     def build(classes: int | None) -> nn.Module:
         try:
-            network = factory(num_classes=classes) if takes_classes and classes is not None else factory()
+            network = call(classes)
         except Exception as error:
             raise ModelError(f"{model} failed at {place_in_model(error)}: {error}") from error
         if not isinstance(network, nn.Module):
@@ -147,6 +188,8 @@ def load_factory(model: str, weights: str, num_classes: int | None) -> tuple[nn.
         return network
 
     facts: dict[str, Any] = {"preset": None, "meta": None, "warnings": [], "weights": {"source": "factory"}}
+    if weights == "auto" and takes.get("pretrained") is not None and takes["pretrained"].default is False:
+        facts["warnings"].append(NOT_PRETRAINED.format(model=model))
     if weights in ("auto", "default", "none"):
         return build(num_classes), facts
     facts["weights"] = file_facts(Path(weights))
@@ -181,18 +224,19 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 def input_spec(network: nn.Module, facts: dict[str, Any], input_size: tuple[int, int] | None) -> InputSpec:
     preset = facts["preset"]
-    size: Any = input_size or said_of(network, "input_size", None)
+    size = input_size or numbers("input_size", said_of(network, "input_size"))
     if size is None:
-        size = preset.crop_size[0] if preset is not None else 224
-    height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+        size = (preset.crop_size[0] if preset is not None else 224,)
+    height, width = (int(side) for side in (size if len(size) > 1 else size * 2)[-2:])
     if min(height, width) < 1:
         raise ModelError(f"input size {height}x{width} is not a size; give --input-size as N or HxW")
-    channels = int(said_of(network, "channels", None) or channels_it_takes(network, height, width))
-    mean: Sequence[float] = said_of(
-        network, "mean", preset.mean if preset is not None else default(channels, IMAGENET_MEAN, GRAY_MEAN, 0.5)
+    said = said_of(network, "channels")
+    channels = int(said) if isinstance(said, Integral) else channels_it_takes(network, height, width)
+    mean: Sequence[float] = numbers("mean", said_of(network, "mean")) or (
+        preset.mean if preset is not None else default(channels, IMAGENET_MEAN, GRAY_MEAN, 0.5)
     )
-    std: Sequence[float] = said_of(
-        network, "std", preset.std if preset is not None else default(channels, IMAGENET_STD, GRAY_STD, 0.5)
+    std: Sequence[float] = numbers("std", said_of(network, "std")) or (
+        preset.std if preset is not None else default(channels, IMAGENET_STD, GRAY_STD, 0.5)
     )
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise ModelError(
@@ -212,10 +256,22 @@ def channels_it_takes(network: nn.Module, height: int, width: int) -> int:
     return channels
 
 
-def said_of(network: nn.Module, name: str, otherwise: Any) -> Any:
-    """An attribute, unless it is a part of the network that happens to be called so (a buffer `mean`)."""
+def said_of(network: nn.Module, name: str) -> Any:
+    """An attribute, or timm's `pretrained_cfg[name]`; no part of the network that is called so (a buffer `mean`)."""
     parts = {**network._parameters, **network._buffers, **network._modules}
-    return otherwise if name in parts else getattr(network, name, otherwise)
+    said = None if name in parts else getattr(network, name, None)
+    config = getattr(network, "pretrained_cfg", None)
+    return config.get(name) if said is None and isinstance(config, dict) else said
+
+
+def numbers(name: str, said: Any) -> tuple[float, ...] | None:
+    """One or several, of whatever holds numbers."""
+    if said is None or callable(said):
+        return None
+    try:
+        return tuple(float(number) for number in np.asarray(said, np.float64).reshape(-1))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the model's {name} is {said!r}; it must be numbers") from error
 
 
 def default(channels: int, rgb: tuple[float, ...], gray: tuple[float, ...], other: float) -> tuple[float, ...]:
@@ -223,7 +279,8 @@ def default(channels: int, rgb: tuple[float, ...], gray: tuple[float, ...], othe
 
 
 def class_names(network: nn.Module, facts: dict[str, Any], count: int) -> list[str]:
-    given: Sequence[str] | None = said_of(network, "class_names", None)
+    said = said_of(network, "class_names")
+    given = None if said is None or callable(said) else list(said)
     if given is None and facts["meta"] is not None:
         given = facts["meta"]["categories"]
     if given is None:
@@ -236,12 +293,12 @@ def class_names(network: nn.Module, facts: dict[str, Any], count: int) -> list[s
 # --- trying -----------------------------------------------------------------------------------------------
 
 
-def try_out(network: nn.Module, module: fx.GraphModule, spec: InputSpec, model: str) -> int:
-    """Run both once on one image: does this size work, do they answer the same, and how many classes are there?"""
-    image = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(SEED))
+def answer(network: nn.Module, spec: InputSpec, model: str, seed: int) -> Tensor:
+    """Run it once on one image: does this size work, and how many classes are there? Logits (1,K)."""
+    image = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(seed))
     try:
         with torch.no_grad():
-            expected, found = logits_of(network(image.clone()), model), logits_of(module(image), model)
+            return logits_of(network(image), model)
     except ModelError:
         raise
     except Exception as error:
@@ -250,13 +307,6 @@ def try_out(network: nn.Module, module: fx.GraphModule, spec: InputSpec, model: 
             f"{model} fails on a {spec.channels}x{spec.height}x{spec.width} image ({reason});"
             " does it run in PyTorch? --input-size gives another size, its attribute `channels` other channels"
         ) from error
-    expected, found = expected.nan_to_num(), found.nan_to_num()  # damaged weights are found elsewhere
-    if found.shape != expected.shape or (found - expected).abs().max() > TOLERANCE * expected.abs().max():
-        raise ModelError(
-            f"{model} computes something else when traced; it must be the same function of the image at every call:"
-            " no random numbers, no state, nothing but torch operations"
-        )
-    return int(found.shape[1])
 
 
 def logits_of(result: Any, model: str) -> Tensor:

@@ -84,11 +84,27 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         zeros, ones = torch.zeros, torch.ones
+        methods = {name: getattr(Tensor, name) for name in ("expand", "repeat", "view", "reshape")}
         torch.zeros, torch.ones = self._filled(zeros), self._filled(ones)
+        for name, method in methods.items():
+            setattr(Tensor, name, self._sized(method))
         try:
             return super().trace(root, concrete_args)
         finally:
             torch.zeros, torch.ones = zeros, ones
+            for name, method in methods.items():
+                setattr(Tensor, name, method)
+
+    def _sized(self, method: Callable[..., Tensor]) -> Callable[..., Any]:
+        """A method of a tensor that does not depend on the image, to a size that may be the batch's."""
+
+        def sized(tensor: Tensor, *size: Any, **how: Any) -> Any:
+            sizes = size[0] if len(size) == 1 and isinstance(size[0], tuple | list) else size
+            if not any(isinstance(n, fx.Proxy) for n in sizes):
+                return method(tensor, *size, **how)
+            return self.create_proxy("call_method", method.__name__, (tensor, *sizes), how)
+
+        return sized
 
     def _filled(self, make: Callable[..., Tensor]) -> Callable[..., Any]:
         """torch.zeros or torch.ones, of which a size may be the batch's."""

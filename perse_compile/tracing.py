@@ -20,7 +20,6 @@ from perse_compile.tracer import Tracer
 def trace(network: nn.Module, model: str, spec: InputSpec) -> fx.GraphModule:
     """Raises ModelError."""
     name = type(network).__name__
-    takes_the_image_only(network, model)
     tracer = Tracer((spec.channels, spec.height, spec.width))
     try:
         return module_of(network, tracer.trace(network), name)

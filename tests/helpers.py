@@ -13,7 +13,7 @@ from perse_compile import trace
 from perse_compile.dump import dump
 from perse_compile.pipeline import Pass, run
 from perse_compile.program import Program
-from perse_compile.trace import class_names, input_spec, try_out
+from perse_compile.trace import class_names, input_spec
 from perse_compile.verify import verify
 
 
@@ -22,14 +22,8 @@ def traced(network: nn.Module, name: str = "net", channels: int = 3) -> Program:
     randomise(network)
     facts = {"preset": None, "meta": None}
     spec = input_spec(network.eval(), facts, None)
-    module = trace.trace(network, name, spec)
-    return Program(
-        name,
-        module,
-        spec,
-        class_names(network, facts, try_out(network, module, spec, name)),
-        provenance={"model": name, "warnings": []},
-    )
+    module, count = trace.traced(network, name, spec)
+    return Program(name, module, spec, class_names(network, facts, count), provenance={"model": name, "warnings": []})
 
 
 def randomise(network: nn.Module) -> None:

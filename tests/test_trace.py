@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,15 @@ from torch.nn import functional as F
 
 from perse_compile import trace, weights
 from perse_compile.driver import insert_exits
-from perse_compile.errors import ModelError
+from perse_compile.errors import ModelError, VerifyError
 from perse_compile.passes import default_pipeline
 from perse_compile.pipeline import run
 from perse_compile.program import Program
+from perse_compile.same_function import SameFunction
 from perse_compile.trace import trace_model
 from perse_compile.verify import verify
 from tests import models
-from tests.helpers import randomise
+from tests.helpers import randomise, traced
 
 NETWORKS = {
     "alexnet": 64, "convnext_tiny": 64, "densenet121": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64,
@@ -263,6 +264,26 @@ def test_own_models_and_their_classes(tmp_path: Path) -> None:
         trace_model("tests.models:described", num_classes=3)
 
 
+def test_factories_with_other_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`num_classes` may be among them, be taken and mean nothing, or be refused."""
+    plain, weights = models.Plain, str(tmp_path / "w.pth")
+    torch.save(plain(3).state_dict(), weights)
+    monkeypatch.setattr(models, "plain", lambda **kwargs: plain(**kwargs))
+    assert len(trace_model("tests.models:plain", num_classes=9).classes) == 9
+    assert len(trace_model("tests.models:plain", weights).classes) == 3
+    for factory in (lambda **kwargs: plain(4), lambda **kwargs: plain(4, **dict.fromkeys(kwargs and ["classes"]))):
+        monkeypatch.setattr(models, "plain", factory)
+        with pytest.raises(ModelError, match=r"whatever num_classes is|unexpected keyword argument 'classes'"):
+            trace_model("tests.models:plain", num_classes=9)
+    monkeypatch.setattr(models, "plain", lambda **kwargs: [plain, refusing][bool(kwargs)](**kwargs))
+    with pytest.raises(ModelError, match="these weights are not of"):
+        trace_model("tests.models:plain", weights)
+
+
+def refusing(**kwargs: int) -> nn.Module:
+    raise TypeError("unexpected keyword argument 'num_classes'")
+
+
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
     [
@@ -271,6 +292,8 @@ def test_own_models_and_their_classes(tmp_path: Path) -> None:
         ("class_names", ("a",), "1 class names and 2 outputs"),
         ("input_size", 0, "0x0 is not a size"),
         ("input_size", 2, "fails on a 1x2x2 image"),
+        ("input_size", "8x8", "the model's input_size is '8x8'; it must be numbers"),
+        ("mean", {"r": 0.5}, "the model's mean is {'r': 0.5}; it must be numbers"),
     ],
 )
 def test_what_a_model_says_must_be_right(
@@ -279,6 +302,16 @@ def test_what_a_model_says_must_be_right(
     monkeypatch.setattr(models.Described, attribute, value)
     with pytest.raises(ModelError, match=message):
         trace_model("tests.models:described")
+
+
+@pytest.mark.parametrize("of", [torch.tensor, np.array, lambda numbers: list(np.array(numbers, np.float32))])
+def test_what_a_model_says_may_be_any_numbers(of: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, said in (("mean", [0.25]), ("std", [0.5]), ("input_size", [14.0, 16.0])):
+        monkeypatch.setattr(models.Described, name, of(said))
+    monkeypatch.setattr(models.Described, "class_names", {"a": 1, "b": 2}.keys())
+    program = trace_model("tests.models:described")
+    assert (program.input.mean, program.input.std, program.classes) == ((0.25,), (0.5,), ["a", "b"])
+    assert (program.input.height, program.input.width) == (14, 16)
 
 
 @pytest.mark.parametrize("function", [lambda m, x: (x, x), lambda m, x: x])
@@ -323,3 +356,89 @@ def test_channels_of_an_image_that_is_made_into_more(monkeypatch: pytest.MonkeyP
     assert trace_model("tests.models:plain").input.channels == 3
     for name, tensor in network.named_buffers():
         torch.testing.assert_close(tensor, before[name])
+
+
+class OfTimm(Unshuffled):
+    """Says of its images what timm's networks say, in `pretrained_cfg`; its `channels` are something else."""
+
+    input_size = None
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.fc, self.last = nn.Linear(8, num_classes), nn.Identity()
+        self.channels = [8, 3]
+        self.pretrained_cfg = {"input_size": (3, 8, 12), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}
+
+
+def of_timm(pretrained: bool = False, **kwargs: int) -> OfTimm:
+    network = OfTimm(**kwargs)
+    nn.init.constant_(network.fc.bias, 7.0 if pretrained else 0.0)
+    return network
+
+
+def test_a_network_of_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(models, "plain", of_timm)
+    program = trace_model("tests.models:plain")
+    assert (program.input.channels, program.input.height, program.input.width) == (3, 8, 12)
+    assert (program.input.mean, program.input.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    assert "made without its pretrained weights" in program.provenance["warnings"][0]
+    for which, bias in (("default", 7.0), ("none", 0.0)):
+        program = trace_model("tests.models:plain", which, num_classes=5)
+        assert not program.provenance["warnings"] and program.tensor("fc.bias").tolist() == [bias] * 5
+    torch.save(of_timm(True, num_classes=4).state_dict(), tmp_path / "w.pth")
+    program = trace_model("tests.models:plain", str(tmp_path / "w.pth"))
+    assert not program.provenance["warnings"] and program.tensor("fc.bias").tolist() == [7.0] * 4
+
+
+class Remembering(Unshuffled):
+    """Keeps what it has computed for later calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.kept = nn.Parameter(torch.ones(8, 1, 1)), dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.bias * 2
+        return self.fc(F.relu(self.conv(F.pixel_unshuffle(x, 2)) + self.kept["bias"]).mean((2, 3)))
+
+
+def test_a_network_that_keeps_what_it_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Remembering()
+    monkeypatch.setattr(models, "plain", lambda: network)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(run(trace_model("tests.models:plain"), default_pipeline()).module(x)[-1], network(x))
+    assert type(network.kept["bias"]) is Tensor  # not a stand-in, left behind by tracing
+
+
+class Averaging(Remembering):
+    """What it says depends on the images before."""
+
+    channels = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(F.pixel_unshuffle(x, 2)).mean((2, 3))
+        self.kept["y"] = (y + self.kept["y"]) / 2 if "y" in self.kept else y
+        return self.fc(self.kept["y"])
+
+
+def test_a_network_with_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "plain", Averaging)
+    with pytest.raises(ModelError, match="computes something else when traced; it must be the same function"):
+        trace_model("tests.models:plain")
+
+
+class Chaotic(Unshuffled):
+    """Twice as far from the truth at every step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.norm(self.conv(F.pixel_unshuffle(x, 2))))
+        for _ in range(30):
+            x = 1 - 2 * x * x
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_network_that_rounding_changes() -> None:
+    """No pass is to blame."""
+    with pytest.raises(VerifyError, match=r"rounding to float32 alone changes its answer .* by \d+\.\d%"):
+        run(traced(Chaotic()), default_pipeline(), [SameFunction()])
