@@ -125,8 +125,8 @@ def heads_by_einsum(x: Tensor) -> Tensor:
 def all_tokens(x: Tensor) -> Tensor:
     """A linear layer of (N * tokens, C), and of the tokens' logarithms."""
     rows = x.permute(0, 2, 3, 1).reshape(-1, CHANNELS)
-    shares = F.linear(rows, torch.linspace(-1, 1, 40).view(5, 8)).softmax(1).log()
-    return F.group_norm(shares.view(-1, 5, 1), 5, torch.ones(5), torch.ones(5)).view(x.shape[0], -1, 5)
+    shares = F.linear(rows, torch.linspace(-1, 1, 48).view(6, 8)).softmax(1).log()
+    return F.group_norm(shares.view(-1, 3, 2), 3, torch.ones(3), torch.ones(3), 0.1).view(x.shape[0], -1, 6)
 
 
 def mean_of_stack(x: Tensor) -> Tensor:
@@ -279,6 +279,7 @@ MIDDLES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", MIDDLES)
 def test_the_same_is_computed(name: str) -> None:
+    torch.manual_seed(0)
     check_pass(traced(Around(MIDDLES[name])), EvaluationForm(), Canonicalise())
 
 
