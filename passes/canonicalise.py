@@ -28,7 +28,8 @@ COPIES = {  # what gives a tensor of its own even where that is the same as its 
     "clone", "pow", "cat", "concat", "pad", "interpolate", "roll", "repeat", "tile", "adaptive_avg_pool2d",
     "adaptive_max_pool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "Upsample", "UpsamplingNearest2d", "ZeroPad2d",
     "ConstantPad2d", "ReflectionPad2d", "ReplicationPad2d", "CircularPad2d", "flip", "index_select",
-    "repeat_interleave", "UpsamplingBilinear2d", "avg_pool1d",
+    "repeat_interleave", "UpsamplingBilinear2d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
+    "AdaptiveAvgPool1d", "AdaptiveMaxPool1d",
 }  # fmt: skip
 MAKERS = (torch.zeros, torch.ones, torch.full)
 RESERVED = re.compile(r"(exit\d+|final)(\.|$)")  # tensor names that belong to heads

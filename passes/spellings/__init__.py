@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from perse_compile.passes.spellings import activations, arithmetic, layers, parts, pools, shapes
+from perse_compile.passes.spellings import activations, arithmetic, layers, padding, parts, pools, products, shapes
 from perse_compile.passes.spellings.batch import takes_moved
 from perse_compile.passes.spellings.rules import Rule, Unsupported, nothing, rank, unchanged, unchanged_module
 
@@ -22,14 +22,14 @@ takes_moved(unchanged)
 takes_moved(rank)
 
 MODULES: dict[type[nn.Module], Rule] = {nn.Identity: unchanged_module}
-MODULES |= layers.MODULES | activations.MODULES | pools.MODULES | shapes.MODULES | parts.MODULES
+MODULES |= layers.MODULES | activations.MODULES | pools.MODULES | shapes.MODULES | padding.MODULES
 
 METHODS: dict[str, Rule] = dict.fromkeys(("contiguous", "clone", "detach", "to", "float", "type", "type_as"), unchanged)
-METHODS |= layers.METHODS | activations.METHODS | arithmetic.METHODS | pools.METHODS | shapes.METHODS | parts.METHODS
+METHODS |= products.METHODS | activations.METHODS | arithmetic.METHODS | pools.METHODS | shapes.METHODS | parts.METHODS
 
 FUNCTIONS: dict[Any, Rule] = {torch._assert: nothing}
 FUNCTIONS |= layers.FUNCTIONS | activations.FUNCTIONS | arithmetic.FUNCTIONS
-FUNCTIONS |= pools.FUNCTIONS | shapes.FUNCTIONS | parts.FUNCTIONS
+FUNCTIONS |= pools.FUNCTIONS | shapes.FUNCTIONS | parts.FUNCTIONS | padding.FUNCTIONS | products.FUNCTIONS
 
 # Functions on plain numbers and tuples, which are computed rather than compiled.
 PLAIN_FUNCTIONS: set[Any] = {

@@ -1,4 +1,4 @@
-"""Parts of a tensor: taken, joined, padded."""
+"""Parts of a tensor: taken, joined."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from perse_compile.passes.spellings.arithmetic import add, stretched
 from perse_compile.passes.spellings.batch import Moved, takes_moved, without
@@ -67,7 +66,7 @@ def take_slice(e: Emitter, x: Node, dim: int, item: slice) -> Node:
     start, stop, step = item.indices(e.shape(x)[dim])
     if step == 1:
         return take(e, x, dim, start, stop)
-    if step < 1 or dim not in (2, 3) or rank(e, x) != 4 or e.shape(x)[0] != BATCH:
+    if dim not in (2, 3) or rank(e, x) != 4 or e.shape(x)[0] != BATCH:
         return every(e, x, dimension(e, x, dim), start, stop, step)
     x = take(e, x, dim, start, stop)
     return e("max_pool2d", x, (1, 1), (step, 1) if dim == 2 else (1, step), (0, 0), (1, 1), False, suffix="every")
@@ -75,8 +74,6 @@ def take_slice(e: Emitter, x: Node, dim: int, item: slice) -> Node:
 
 def every(e: Emitter, x: Node, dim: int, start: int, stop: int, step: int) -> Node:
     """Of channels and the like: the first of each of as many parts; and of what is left."""
-    if step < 1:
-        raise Unsupported(f"a slice with a step of {step}")
     shape, whole = e.shape(x), (stop - start) // step
     if not whole:
         return take(e, x, dim, start, min(start + 1, stop))
@@ -261,53 +258,6 @@ def filled(value: float) -> Callable[..., Tensor]:
     return rule
 
 
-def pad(e: Emitter, input: Node, pad: Any, mode: str = "constant", value: Any = None) -> Node:
-    pads = [int(p) for p in pad]
-    shape = e.shape(input)
-    if len(pads) <= min(4, 2 * (len(shape) - 1)) and (len(shape) != 4 or shape[0] != BATCH):
-        rows = (*(1,) * (3 - len(shape)), *shape[1:])[-2:]
-        image = reshape_to(e, input, (BATCH, math.prod(shape) // BATCH // math.prod(rows), *rows))
-        made = pad_image(e, image, pads, mode, value)
-        _, _, height, width = e.shape(made)
-        return reshape_to(e, made, (shape[0], width) if len(shape) == 2 else (*shape[:-2], height, width))
-    if any(pads[6:]) or len(shape) != 4:
-        raise Unsupported("pads other than channels, height and width")
-    return pad_image(e, input, pads, mode, value)
-
-
-def pad_image(e: Emitter, input: Node, pads: list[int], mode: str, value: Any) -> Node:
-    if min(pads) < 0:
-        input, pads = cropped(e, input, pads)
-    if mode != "constant":
-        if any(pads[4:]):
-            raise Unsupported("pads other than height and width by the image itself")
-        return pad_by_image(e, input, pads, mode)
-    left, right, top, bottom, before, after = [*pads, 0, 0, 0, 0, 0, 0][:6]
-    if before or after:
-        input = e("pad_channels", input, before, after, float(value or 0.0), suffix="channels")
-    return e("pad", input, (left, right, top, bottom), float(value or 0.0)) if any(pads[:4]) else input
-
-
-def cropped(e: Emitter, input: Node, pads: list[int]) -> tuple[Node, list[int]]:
-    """What negative padding takes away, and the padding that is left."""
-    for at, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
-        dim = 3 - at
-        input = take(e, input, dim, max(0, -before), e.shape(input)[dim] - max(0, -after))
-    return input, [max(0, p) for p in pads]
-
-
-def pad_by_image(e: Emitter, input: Node, pads: list[int], mode: str) -> Node:
-    left, right, top, bottom = [*pads, 0, 0][:4]
-    return e("pad_by_image", input, (left, right, top, bottom), mode) if any(pads) else input
-
-
-def padding_module(mode: str) -> Rule:
-    def rule(e: Emitter, m: nn.ReflectionPad2d, input: Node) -> Node:
-        return pad_by_image(e, input, list(m.padding), mode)
-
-    return rule
-
-
 def roll(e: Emitter, input: Node, shifts: Any, dims: Any = None) -> Node:
     pairs = zip(*(x if isinstance(x, (tuple, list)) else (x,) for x in (shifts, dims)), strict=True)
     for shift, dim in pairs:
@@ -322,15 +272,6 @@ def roll(e: Emitter, input: Node, shifts: Any, dims: Any = None) -> Node:
     return input
 
 
-def pad_module(e: Emitter, m: nn.ZeroPad2d, input: Node) -> Node:
-    return pad(e, input, m.padding, "constant", m.value)
-
-
-MODULES: dict[type[nn.Module], Rule] = {
-    nn.ZeroPad2d: pad_module, nn.ConstantPad2d: pad_module, nn.ReflectionPad2d: padding_module("reflect"),
-    nn.ReplicationPad2d: padding_module("replicate"), nn.CircularPad2d: padding_module("circular"),
-}  # fmt: skip
-
 METHODS: dict[str, Rule] = {
     "chunk": chunk, "split": split, "narrow": narrow, "select": select, "repeat": repeat, "tile": tile,
     "unbind": unbind, "roll": roll, "new_zeros": new_filled(0.0), "new_ones": new_filled(1.0),
@@ -339,7 +280,7 @@ METHODS: dict[str, Rule] = {
 
 FUNCTIONS: dict[Any, Rule] = {
     operator.getitem: getitem, torch.chunk: chunk, torch.split: split, torch.narrow: narrow, torch.select: select,
-    torch.cat: concat, torch.concat: concat, F.pad: pad, torch.stack: stack, torch.unbind: unbind, torch.roll: roll,
+    torch.cat: concat, torch.concat: concat, torch.stack: stack, torch.unbind: unbind, torch.roll: roll,
     torch.tile: tile, torch.zeros_like: filled(0.0), torch.ones_like: filled(1.0),
     torch.index_select: index_select, torch.flip: flip, torch.repeat_interleave: repeat_interleave,
 }  # fmt: skip
