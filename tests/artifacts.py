@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from perse_compile import targets, trace
 from perse_compile.devices import Device, LocalDevice, runs_here
+from perse_compile.input_spec import input_spec
 from perse_compile.passes import default_pipeline
 from perse_compile.personalise.data import Images
 from perse_compile.personalise.train_exits import train_exits
@@ -94,7 +95,7 @@ def tiny_network() -> Program:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    spec = trace.input_spec(network, {"preset": None, "meta": None}, None)
+    spec = input_spec(network, {"preset": None, "meta": None}, None)
     module = trace.trace(network.eval(), "tiny", spec)
     return Program("tiny", module, spec, list(CLASSES), provenance={"model": "tiny", "warnings": []})
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from perse_compile import trace
 from perse_compile.dump import dump
+from perse_compile.input_spec import class_names, input_spec
 from perse_compile.pipeline import Pass, run
 from perse_compile.program import Program
-from perse_compile.trace import class_names, input_spec
 from perse_compile.verify import verify
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perse_compile import trace, weights
+from perse_compile import input_spec, trace, weights
 from perse_compile.driver import insert_exits
 from perse_compile.errors import ModelError, VerifyError
 from perse_compile.passes import default_pipeline
@@ -88,7 +88,7 @@ def test_random_weights_are_warned_of_and_are_the_same_each_time() -> None:
         "random weights: the pretrained ones of mobilenet_v3_small could not be had"
     )
     assert program.provenance["weights"] == {"source": "random", "seed": 0}
-    assert program.input.mean == trace.IMAGENET_MEAN
+    assert program.input.mean == input_spec.IMAGENET_MEAN
     assert program.classes[:2] == ["class0", "class1"]
     again = trace_model("mobilenet_v3_small", "none")
     assert all(torch.equal(t, again.tensors()[n]) for n, t in program.tensors().items())
@@ -322,7 +322,7 @@ def test_what_a_model_returns_must_be_logits(function, monkeypatch: pytest.Monke
 
 
 def test_other_channels_and_lists() -> None:
-    assert trace.default(4, (1.0,), (2.0,), 0.5) == (0.5,) * 4
+    assert input_spec.default(4, (1.0,), (2.0,), 0.5) == (0.5,) * 4
     names = trace.list_models()
     assert len(names) == 68
     assert "resnet50" in names
